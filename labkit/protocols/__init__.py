@@ -1,0 +1,51 @@
+"""The table of protocols. Each row's module holds its wire format, its producer and its consumer."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+from labkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from labkit.protocols.base import Consumer, Producer
+
+
+class Protocol(NamedTuple):
+    """One row. `producer_serves`, `consumer_serves`, `brokered`: who listens for whose connections."""
+
+    title: str
+    module: str
+    prefix: str
+    standard: str
+    producer_serves: bool
+    consumer_serves: bool
+    brokered: bool = False
+    baseline: bool = False
+
+    def producer(self) -> "type[Producer]":
+        """The producer's class; loads the protocol's library."""
+        return getattr(import_module(f"labkit.protocols.{self.module}"), self.prefix + "Producer")
+
+    def consumer(self) -> "type[Consumer]":
+        """The consumer's class; loads the protocol's library."""
+        return getattr(import_module(f"labkit.protocols.{self.module}"), self.prefix + "Consumer")
+
+
+PROTOCOLS = {
+    "websocket": Protocol("WebSocket", "websocket", "WebSocket", "RFC 6455", True, False),
+    "webhook": Protocol("Webhook", "webhook", "Webhook", "Standard Webhooks 1.0", False, True),
+    "resthooks": Protocol("REST Hooks", "resthooks", "RestHooks", "resthooks.org patterns", True, True),
+    "pubsub": Protocol("Pub-Sub", "pubsub", "PubSub", "NATS client protocol, JetStream", False, False, brokered=True),
+    "sse": Protocol("Server-Sent Events", "sse", "Sse", "WHATWG HTML 9.2", True, False),
+    "polling": Protocol("Polling", "polling", "Polling", "RFC 9110 (ETag)", True, False, baseline=True),
+    "longpolling": Protocol(
+        "Long polling", "polling", "LongPolling", "RFC 6202, RFC 7240 (Prefer: wait)", True, False, baseline=True
+    ),
+}
+"""All protocols, in the order in which every table and chart shows them."""
+
+
+def find(name: str) -> Protocol:
+    """The row of that name; UsageError names the ones there are."""
+    if name not in PROTOCOLS:
+        raise UsageError(f"There is no protocol {name!r}; choose from {', '.join(PROTOCOLS)}.")
+    return PROTOCOLS[name]

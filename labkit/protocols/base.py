@@ -1,0 +1,283 @@
+"""The contracts of a producer and a consumer, and the few things that several protocols need.
+
+A producer never waits for its consumers; a consumer hosts many subscribers and keeps each one connected.
+Neither knows of outages, ledger formats or measures: they say what happens to the ledger, as it happens.
+"""
+
+import asyncio
+import errno
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Generic, TypeVar
+from urllib.parse import urlencode
+
+from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+
+from labkit.errors import TrialError
+from labkit.event import encode_id, sequence_of
+from labkit.ledger import Kind, Ledger
+from labkit.trial import Trial
+from labkit.workload import Scheduled
+
+HOST = "127.0.0.1"
+CONNECT_LIMIT = 4.0
+"""Seconds in which every subscriber has to be connected, or the trial fails."""
+
+UNSENT_LIMIT = 8 * 1024 * 1024
+"""Bytes a stream may have unsent in the producer before its subscriber counts as too slow and is cut off."""
+
+DRAINED = 64 * 1024
+"""Bytes a stream may have unsent and still count as drained: asyncio's own high-water mark."""
+
+
+Stream = TypeVar("Stream")
+
+
+class Producer(ABC):
+    """The side that has the events."""
+
+    def __init__(self, trial: Trial, ledger: Ledger) -> None:
+        self.trial = trial
+        self.timings = trial.timings
+        self.recovers = trial.recovers
+        self.ledger = ledger
+        self.tasks = Tasks()
+
+    async def open(self, port: int = 0) -> str | None:
+        """Binds the producer's server, if it has one; returns its URL."""
+        return None
+
+    async def connect(self, peer: str | None) -> None:
+        """Learns where the consumer's server or the broker is."""
+        return None
+
+    @abstractmethod
+    async def publish(self, item: Scheduled) -> None:
+        """Hands one event to the protocol; returns without waiting for any consumer."""
+
+    async def drain(self) -> None:
+        """Waits until what was published has left, nearly, the process; for loads without a schedule."""
+        return None
+
+    async def pending(self) -> int:
+        """Deliveries accepted and not yet ended in success or failure, as far as the producer can know."""
+        return 0
+
+    async def close(self) -> None:
+        """Ends every task, connection and server."""
+        await self.tasks.close()
+
+
+class Consumer(ABC):
+    """The side that wants the events; hosts `trial.workload.subscribers` subscribers, numbered from 0."""
+
+    def __init__(self, trial: Trial, ledger: Ledger) -> None:
+        self.trial = trial
+        self.timings = trial.timings
+        self.recovers = trial.recovers
+        self.ledger = ledger
+        self.tasks = Tasks()
+        self.count = trial.workload.subscribers
+        self.last: list[int | None] = [None] * self.count
+        self.live: set[int] = set()
+        self._changed = asyncio.Event()
+        self._trouble: dict[int, str] = {}
+
+    async def open(self, port: int = 0) -> str | None:
+        """Binds the consumer's server, if it has one; returns its URL."""
+        return None
+
+    @abstractmethod
+    async def connect(self, peer: str | None, public: str | None) -> None:
+        """Connects every subscriber to `peer`; `public` is where the peer finds this consumer's own server."""
+
+    @property
+    def connected(self) -> int:
+        """How many subscribers can be reached at this moment, as far as the consumer can know."""
+        return len(self.live)
+
+    @property
+    def pending(self) -> int:
+        """Subscribers that know that they still have to fetch something."""
+        return 0
+
+    async def close(self) -> None:
+        """Ends every task, connection and server."""
+        await self.tasks.close()
+
+    def up(self, subscriber: int) -> None:
+        """Notes that a subscriber's connection is there."""
+        if subscriber not in self.live:
+            self.live.add(subscriber)
+            self.ledger.write(Kind.CONNECTED, subscriber=subscriber)
+            self._changed.set()
+
+    def down(self, subscriber: int, reason: str) -> None:
+        """Notes that a subscriber's connection is lost, or could not be had."""
+        self._trouble[subscriber] = reason
+        if subscriber in self.live:
+            self.live.discard(subscriber)
+            self.ledger.write(Kind.DISCONNECTED, subscriber=subscriber)
+
+    def deliver(self, subscriber: int, raw: bytes) -> None:
+        """Hands an event of an ordered stream to the application; with recovery on, a repeat is dropped by its id."""
+        sequence, last = sequence_of(raw), self.last[subscriber]
+        if self.recovers and last is not None and 0 <= sequence <= last:
+            self.ledger.repeated(subscriber, sequence, raw)
+            return
+        self.ledger.received(subscriber, sequence, raw)
+        if sequence >= 0:
+            self.last[subscriber] = sequence
+
+    async def keep(self, subscriber: int, session: Callable[[int], Awaitable[None]], *errors: type[Exception]) -> None:
+        """Runs `session` for a subscriber again and again, with growing waits between attempts that fail.
+
+        The session calls `up` once it is connected and ends, or raises one of `errors`, when it is cut off.
+        """
+        backoff = Backoff(self.trial, subscriber)
+        while True:
+            reason = "the connection was closed"
+            try:
+                await session(subscriber)
+            except (*errors, OSError, TimeoutError) as error:
+                reason = f"{type(error).__name__}: {error}"
+            if subscriber in self.live:
+                backoff.reset()
+            self.down(subscriber, reason)
+            await asyncio.sleep(backoff.next())
+
+    async def all_up(self, peer: str) -> None:
+        """Returns once every subscriber is connected; TrialError when that takes too long."""
+        try:
+            async with asyncio.timeout(CONNECT_LIMIT):
+                while len(self.live) < self.count:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            missing = self.count - len(self.live)
+            reason = next(iter(self._trouble.values()), "no answer")
+            raise TrialError(
+                f"{missing} of {self.count} subscribers could not reach {peer} within {CONNECT_LIMIT:g} s ({reason})."
+            ) from None
+
+    def query(self, subscriber: int, **more: str) -> str:
+        """The query string of a subscription: its topic, and in `after` the last id seen, where there is one."""
+        topic, last = self.trial.workload.interest(subscriber), self.last[subscriber]
+        fields = {"topic": topic, "after": encode_id(last) if self.recovers and last is not None else None, **more}
+        given = {key: value for key, value in fields.items() if value is not None}
+        return "?" + urlencode(given) if given else ""
+
+
+class Audience(Generic[Stream]):
+    """The open streams of a producer, by the one topic they want (None: all)."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str | None, set[Stream]] = {}
+        self._sent: dict[str | None, float] = {}
+
+    def add(self, topic: str | None, stream: Stream) -> None:
+        """Adds a stream; from now on it is among the `wanting` of its topic."""
+        self._groups.setdefault(topic, set()).add(stream)
+
+    def discard(self, topic: str | None, stream: Stream) -> None:
+        """Removes a stream, if it is there."""
+        self._groups.get(topic, set()).discard(stream)
+
+    def wanting(self, topic: str) -> list[Stream]:
+        """The streams that want this topic; notes that they are being written to."""
+        now = asyncio.get_running_loop().time()
+        found: list[Stream] = []
+        for group in (None, topic):
+            if streams := self._groups.get(group):
+                found.extend(streams)
+                self._sent[group] = now
+        return found
+
+    def idle(self, seconds: float) -> list[Stream]:
+        """The streams that nothing was written to for so long."""
+        before = asyncio.get_running_loop().time() - seconds
+        groups = [streams for topic, streams in self._groups.items() if self._sent.get(topic, 0) <= before]
+        return [stream for streams in groups for stream in streams]
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter([stream for streams in self._groups.values() for stream in streams])
+
+
+class Backoff:
+    """Waits between attempts: doubling from `timings.retry` to `timings.retry_limit`, each with full jitter, seeded."""
+
+    def __init__(self, trial: Trial, subscriber: int) -> None:
+        self._first, self._limit = trial.timings.retry, trial.timings.retry_limit
+        self._rng = random.Random(f"{trial.workload.seed} {trial.repeat} {subscriber}")
+        self._wait = self._first
+
+    def reset(self) -> None:
+        """Starts again from the shortest wait, after an attempt that succeeded."""
+        self._wait = self._first
+
+    def next(self) -> float:
+        """Seconds to wait before the next attempt."""
+        wait, self._wait = self._wait, min(self._wait * 2, self._limit)
+        return wait * (0.5 + self._rng.random() / 2)
+
+
+class Tasks:
+    """Background tasks that end together. A task that fails is remembered, never lost."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.failure: BaseException | None = None
+
+    def start(self, work: Awaitable[None]) -> None:
+        """Starts a task."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            self.failure = self.failure or task.exception()
+
+    async def close(self) -> None:
+        """Cancels every task and waits for its end."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def every(seconds: float, beat: Callable[[], Awaitable[None]]) -> None:
+    """Calls `beat` on an interval, forever."""
+    while True:
+        await asyncio.sleep(seconds)
+        await beat()
+
+
+async def serve_http(app: web.Application, port: int) -> tuple[web.AppRunner, str]:
+    """Serves an aiohttp application on 127.0.0.1; a handler is cancelled when its client is gone."""
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise port_error(error, port) from error
+    return runner, f"http://{HOST}:{runner.addresses[0][1]}"
+
+
+def port_error(error: OSError, port: int) -> TrialError:
+    """The sentence for a server that could not bind."""
+    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return TrialError(f"Port {port} is in use or not allowed; choose another, or leave it out to get a free one.")
+    return TrialError(f"No server could be opened on {HOST}:{port} ({error.strerror}).")
+
+
+def http_session(timeout: float | None = None) -> ClientSession:
+    """An HTTP client without cookies, connection limit or (None) time limit."""
+    return ClientSession(
+        connector=TCPConnector(limit=0, ttl_dns_cache=None),
+        timeout=ClientTimeout(total=timeout, sock_connect=2.0),
+        auto_decompress=False,
+    )

@@ -1,0 +1,313 @@
+"""REST Hooks (resthooks.org): the consumer subscribes with one REST call, the producer then delivers webhooks.
+
+The subscription is a resource: create, list, read, delete. Before it exists the producer asks the target whether
+it wants it (the `X-Hook-Secret` handshake, which hands over the signing secret); 410 Gone ends it.
+At-most-once: one POST per event. At-least-once: retries, and a consumer that has heard nothing for a heartbeat
+reconciles against the producer's event log. A `thin` payload is a claim check that the consumer redeems.
+"""
+
+import asyncio
+import base64
+import json
+import secrets
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from aiohttp import ClientError, web
+
+from labkit.errors import TrialError
+from labkit.event import TOPIC, decode_gap, decode_id, encode_gap, encode_id, sequence_of
+from labkit.ledger import Kind
+from labkit.protocols.base import Consumer, Producer, http_session, serve_http
+from labkit.protocols.delivery import Endpoint, Receiver, drained
+from labkit.protocols.eventlog import EventLog, Gap
+from labkit.protocols.openapi import DOCUMENT
+from labkit.trial import Payload
+from labkit.workload import Scheduled
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""The lab delivers on its own machine only; a public service has to keep targets out of its own network instead."""
+
+PAGE = 1000
+NDJSON = "application/x-ndjson"
+
+
+class Subscription:
+    """The resource: where to deliver what, and the endpoint that does it."""
+
+    def __init__(self, number: int, target: str, topic: str | None, payload: Payload) -> None:
+        self.id = secrets.token_hex(8)
+        self.number = number
+        self.target = target
+        self.topic = topic
+        self.payload = payload
+        self.endpoint: Endpoint | None = None
+
+    def to_json(self) -> dict[str, str]:
+        """The representation; the secret is not part of it."""
+        return {"id": self.id, "target_url": self.target, "event": self.topic or "*", "payload": self.payload}
+
+
+class RestHooksProducer(Producer):
+    """The server of the subscription resource and of the event log, and the client that delivers."""
+
+    async def open(self, port: int = 0) -> str:
+        self._log = EventLog()
+        self._subscriptions: dict[str, Subscription] = {}
+        self._created = 0
+        self._client = http_session(self.timings.request)
+        app = web.Application()
+        app.router.add_post("/subscriptions", self._create)
+        app.router.add_get("/subscriptions", self._list)
+        app.router.add_get("/subscriptions/{id}", self._read)
+        app.router.add_delete("/subscriptions/{id}", self._delete)
+        app.router.add_get("/events", self._events)
+        app.router.add_get("/events/{id}", self._event)
+        app.router.add_get("/openapi.json", self._openapi)
+        self._runner, self._url = await serve_http(app, port)
+        return self._url
+
+    async def _create(self, request: web.Request) -> web.Response:
+        subscription = _wanted(await request.read(), self._created)
+        key = secrets.token_bytes(24)
+        await self._shake_hands(subscription, "whsec_" + base64.b64encode(key).decode())
+        self._created += 1
+        self._subscriptions[subscription.id] = subscription
+        location = f"/subscriptions/{subscription.id}"
+        return web.json_response(subscription.to_json(), status=201, headers={"Location": location})
+
+    async def _shake_hands(self, subscription: Subscription, secret: str) -> None:
+        """The target proves that it wants this subscription by echoing the secret; 422 when it does not."""
+        try:
+            async with self._client.post(subscription.target, headers={"X-Hook-Secret": secret}) as response:
+                confirmed = 200 <= response.status < 300 and response.headers.get("X-Hook-Secret") == secret
+                problem = f"it answered {response.status} without the X-Hook-Secret it was sent"
+        except (ClientError, OSError, TimeoutError) as error:
+            confirmed, problem = False, f"it could not be reached ({type(error).__name__})"
+        if not confirmed:
+            raise _unprocessable(f"target_url did not confirm the subscription: {problem}.")
+        subscription.endpoint = Endpoint(
+            self.trial,
+            self.ledger,
+            self._client,
+            subscriber=subscription.number,
+            url=subscription.target,
+            secret=secret,
+            gone=lambda: self._end(subscription.id),
+        )
+        self.tasks.start(subscription.endpoint.run())
+
+    def _end(self, identifier: str) -> None:
+        self._subscriptions.pop(identifier, None)
+
+    def _found(self, request: web.Request) -> Subscription:
+        subscription = self._subscriptions.get(request.match_info["id"])
+        if subscription is None:
+            raise _problem(web.HTTPNotFound, "There is no such subscription.")
+        return subscription
+
+    async def _list(self, request: web.Request) -> web.Response:
+        return web.json_response([subscription.to_json() for subscription in self._subscriptions.values()])
+
+    async def _read(self, request: web.Request) -> web.Response:
+        return web.json_response(self._found(request).to_json())
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        subscription = self._found(request)
+        self._end(subscription.id)
+        if subscription.endpoint:
+            subscription.endpoint.stop()
+        return web.Response(status=204)
+
+    async def _events(self, request: web.Request) -> web.Response:
+        after = request.query.get("after")
+        cursor = self._log.oldest - 1 if after is None else decode_id(after)
+        try:
+            items = self._log.after(-2 if cursor is None else cursor, request.query.get("topic"), PAGE)
+        except Gap as gap:
+            return web.Response(status=410, body=encode_gap(max(gap.after, 0), gap.oldest))
+        return web.Response(body=b"".join(item.raw + b"\n" for item in items), content_type=NDJSON)
+
+    async def _event(self, request: web.Request) -> web.Response:
+        sequence = decode_id(request.match_info["id"])
+        item = self._log.get(sequence) if sequence is not None else None
+        if item is None:
+            raise _problem(web.HTTPNotFound, "There is no such event, or it is no longer kept.")
+        return web.Response(body=item.raw, content_type="application/cloudevents+json")
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return web.json_response({**DOCUMENT, "servers": [{"url": self._url}]})
+
+    async def publish(self, item: Scheduled) -> None:
+        self._log.append(item)
+        for subscription in self._subscriptions.values():
+            if subscription.endpoint and subscription.topic in (None, item.topic):
+                thin = subscription.payload is Payload.THIN
+                subscription.endpoint.push(item, _claim_check(item) if thin else item.raw)
+
+    async def pending(self) -> int:
+        return sum(subscription.endpoint.pending for subscription in self._active())
+
+    def _active(self) -> list[Any]:
+        return [subscription for subscription in self._subscriptions.values() if subscription.endpoint]
+
+    async def drain(self) -> None:
+        while not drained(subscription.endpoint for subscription in self._active()):
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        await super().close()
+        await self._client.close()
+        await self._runner.cleanup()
+
+
+def _claim_check(item: Scheduled) -> bytes:
+    return json.dumps({"id": encode_id(item.sequence), "href": f"/events/{encode_id(item.sequence)}"}).encode()
+
+
+def _problem(kind: type[web.HTTPException], detail: str) -> web.HTTPException:
+    return kind(text=json.dumps({"detail": detail}), content_type="application/json")
+
+
+def _unprocessable(detail: str) -> web.HTTPException:
+    return _problem(web.HTTPUnprocessableEntity, detail)
+
+
+def _wanted(body: bytes, number: int) -> Subscription:
+    """The subscription that a request asks for; 422 with the reason when it asks for none."""
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        raise _unprocessable("The body is not JSON.") from None
+    if not isinstance(fields, dict):
+        raise _unprocessable("The body is not a JSON object.")
+    target, event, payload = fields.get("target_url"), fields.get("event", "*"), fields.get("payload", Payload.FULL)
+    if not isinstance(target, str) or not _is_loopback(target):
+        raise _unprocessable("target_url has to be an http URL on this machine's loopback address.")
+    if event != "*" and not (isinstance(event, str) and TOPIC.fullmatch(event)):
+        raise _unprocessable("event has to be a topic, or * for all.")
+    if payload not in list(Payload):
+        raise _unprocessable("payload has to be full or thin.")
+    return Subscription(number, target, None if event == "*" else event, Payload(payload))
+
+
+def _is_loopback(target: str) -> bool:
+    try:
+        parts = urlsplit(target)
+        return parts.scheme == "http" and parts.hostname in LOOPBACK and (parts.port or 80) > 0
+    except ValueError:
+        return False
+
+
+class RestHooksConsumer(Consumer):
+    """The server of one target path for each subscriber, and the client that subscribes."""
+
+    async def open(self, port: int = 0) -> str:
+        self._receivers: list[Receiver | None] = [None] * self.count
+        self._expected: set[int] = set()
+        self._arrivals = [0] * self.count
+        self._behind: set[int] = set()
+        app = web.Application(client_max_size=2**21)
+        app.router.add_post("/hooks/{subscriber:[0-9]{1,4}}", self._hook)
+        self._runner, url = await serve_http(app, port)
+        return url
+
+    async def _hook(self, request: web.Request) -> web.Response:
+        subscriber, secret = int(request.match_info["subscriber"]), request.headers.get("X-Hook-Secret")
+        if secret is not None and subscriber in self._expected:
+            self._receivers[subscriber] = Receiver(secret, drop_repeats=self.recovers)
+            return web.Response(status=200, headers={"X-Hook-Secret": secret})
+        receiver = self._receivers[subscriber] if subscriber < self.count else None
+        if receiver is None:
+            raise web.HTTPGone(text="Nobody is subscribed here.\n")
+        body = await request.read()
+        receiver.verify(request.headers, body)
+        if self.trial.payload is Payload.THIN:
+            body = await self._redeem(json.loads(body)["href"])
+        self._take(subscriber, receiver, body)
+        return web.Response(status=204)
+
+    async def _redeem(self, href: str) -> bytes:
+        """Fetches what a claim check stands for; 503 makes the producer try again when that fails."""
+        try:
+            async with self._client.get(self._peer + href) as response:
+                if response.status == 200:
+                    return await response.read()
+        except (ClientError, OSError, TimeoutError):
+            pass
+        raise web.HTTPServiceUnavailable(text="The event could not be fetched.\n")
+
+    def _take(self, subscriber: int, receiver: Receiver, body: bytes) -> None:
+        sequence, last = sequence_of(body), self.last[subscriber]
+        self._arrivals[subscriber] += 1
+        if receiver.repeated(encode_id(sequence)):
+            self.ledger.repeated(subscriber, sequence, body)
+            return
+        self.ledger.received(subscriber, sequence, body)
+        if last is None or sequence > last:
+            self.last[subscriber] = sequence
+
+    async def connect(self, peer: str | None, public: str | None) -> None:
+        assert peer is not None
+        self._peer = peer
+        self._client = http_session(self.timings.request)
+        for subscriber in range(self.count):
+            await self._subscribe(subscriber, f"{public}/hooks/{subscriber}")
+            if self.recovers:
+                self.tasks.start(self._reconcile(subscriber))
+
+    async def _subscribe(self, subscriber: int, target: str) -> None:
+        event = self.trial.workload.interest(subscriber) or "*"
+        wish = {"target_url": target, "event": event, "payload": self.trial.payload}
+        self._expected.add(subscriber)
+        try:
+            async with self._client.post(f"{self._peer}/subscriptions", json=wish) as response:
+                if response.status != 201:
+                    raise TrialError(f"Subscribing at {self._peer} was answered {response.status}: {await response.text()}")
+        except (ClientError, OSError, TimeoutError) as error:
+            raise TrialError(f"Subscriber {subscriber} could not reach {self._peer} ({error}).") from error
+        finally:
+            self._expected.discard(subscriber)
+        self.up(subscriber)
+
+    async def _reconcile(self, subscriber: int) -> None:
+        """After a heartbeat without a delivery, fetches what the event log has and was not delivered.
+
+        Once that fails, the cursor stays where the silence began until it succeeds, whatever arrives meanwhile.
+        """
+        cursor, arrivals = self.last[subscriber], self._arrivals[subscriber]
+        while True:
+            await asyncio.sleep(self.timings.heartbeat)
+            if self._arrivals[subscriber] != arrivals and subscriber not in self._behind:
+                cursor, arrivals = self.last[subscriber], self._arrivals[subscriber]
+                continue
+            try:
+                cursor = await self._fetch_missed(subscriber, cursor)
+                self._behind.discard(subscriber)
+            except (ClientError, OSError, TimeoutError):
+                self._behind.add(subscriber)
+
+    async def _fetch_missed(self, subscriber: int, cursor: int | None) -> int | None:
+        receiver = self._receivers[subscriber]
+        assert receiver is not None
+        topic = self.trial.workload.interest(subscriber)
+        fields = {"topic": topic, "after": encode_id(cursor) if cursor is not None else None}
+        query = urlencode({key: value for key, value in fields.items() if value is not None})
+        async with self._client.get(f"{self._peer}/events?{query}") as response:
+            body = await response.read()
+        if gap := decode_gap(body):
+            self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
+            return gap[1] - 1
+        for raw in body.splitlines():
+            self._take(subscriber, receiver, raw)
+            cursor = max(cursor or 0, sequence_of(raw))
+        return cursor
+
+    @property
+    def pending(self) -> int:
+        return len(self._behind)
+
+    async def close(self) -> None:
+        await super().close()
+        await self._client.close()
+        await self._runner.cleanup()

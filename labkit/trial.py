@@ -1,0 +1,115 @@
+"""Trials: one protocol, one guarantee, one workload, one outage plan. Spec in, spec out, as JSON."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from labkit.outage import Outage
+from labkit.workload import Workload
+
+SCHEMA = 1
+
+
+class Guarantee(StrEnum):
+    """At-most-once is the protocol out of the box; at-least-once has its own standard recovery switched on."""
+
+    AT_MOST_ONCE = "at-most-once"
+    AT_LEAST_ONCE = "at-least-once"
+
+
+class Payload(StrEnum):
+    """What a REST hook carries: the whole event, or a claim check with which the consumer fetches it."""
+
+    FULL = "full"
+    THIN = "thin"
+
+
+class Measure(StrEnum):
+    """What a trial is for. Latency connects directly; the other two go through the link."""
+
+    LATENCY = "latency"
+    BANDWIDTH = "bandwidth"
+    LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Waits, in seconds. The lab's are short, so that a workshop sees in seconds what takes minutes in production.
+
+    heartbeat: silence after which an at-least-once side asks whether the other is alive (production: 15 to 30).
+    poll: interval of the polling baseline. hold: how long a long poll is held open (production: 30 to 60).
+    retry, retry_limit: first and longest wait between attempts to reconnect or to deliver, doubling, with jitter
+    (Standard Webhooks suggests 5 s to 10 h). attempts: deliveries tried before a webhook gives up.
+    request: the limit of one HTTP request (Standard Webhooks: 15 to 30). ack: JetStream's AckWait (default 30).
+    """
+
+    heartbeat: float = 1.0
+    poll: float = 0.25
+    hold: float = 10.0
+    retry: float = 0.05
+    retry_limit: float = 1.0
+    attempts: int = 12
+    request: float = 2.0
+    ack: float = 2.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The whole spec of one trial. `uid` keeps trials apart on a broker they share."""
+
+    name: str
+    measure: Measure
+    protocol: str
+    guarantee: Guarantee
+    workload: Workload
+    outage: Outage | None = None
+    repeat: int = 1
+    uid: str = "00000000"
+    payload: Payload = Payload.FULL
+    timings: Timings = field(default_factory=Timings)
+
+    @property
+    def linked(self) -> bool:
+        """Whether traffic goes through the link."""
+        return self.measure is not Measure.LATENCY
+
+    @property
+    def recovers(self) -> bool:
+        """Whether the protocol's recovery mechanism is switched on."""
+        return self.guarantee is not Guarantee.AT_MOST_ONCE
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as plain JSON values, with the schema version."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Trial":
+        """The trial behind `to_json`; KeyError, TypeError or ValueError when it is not one."""
+        fields = dict(fields)
+        if fields.pop("schema") != SCHEMA:
+            raise ValueError(f"a trial of another schema version; this labkit reads version {SCHEMA}")
+        outage = fields["outage"]
+        return cls(
+            **{
+                **fields,
+                "measure": Measure(fields["measure"]),
+                "guarantee": Guarantee(fields["guarantee"]),
+                "payload": Payload(fields["payload"]),
+                "workload": Workload(**fields["workload"]),
+                "outage": Outage(**outage) if outage else None,
+                "timings": Timings(**fields["timings"]),
+            }
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes the spec; FileExistsError rather than overwriting one."""
+        with path.open("x", encoding="utf-8") as file:
+            json.dump(self.to_json(), file, indent=1)
+
+    def under(self, run: Path) -> "Trial":
+        """The same trial with its trace's path, relative to the run folder in the spec, made usable."""
+        if self.workload.trace is None:
+            return self
+        return replace(self, workload=replace(self.workload, trace=str(run / self.workload.trace)))
