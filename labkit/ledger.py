@@ -32,18 +32,19 @@ class Kind(IntEnum):
     """What a record says; the comment gives the meaning of its value."""
 
     SENT = 1  # producer: the event was handed to the protocol; bytes
-    REJECTED = 2  # producer: the delivery to this subscriber failed for good, and the producer knows
-    RECEIVED = 3  # consumer: the event reached the application; CRC-32 of its bytes
-    REPEATED = 4  # consumer: the event came again and was dropped by its id; CRC-32
-    GAP = 5  # consumer: told that events are missing; the oldest that is still to be had
-    CONNECTED = 6  # either side: this subscriber's connection is up
-    DISCONNECTED = 7  # either side: this subscriber's connection is lost
-    UP = 8  # link: bytes relayed from consumer to producer
-    DOWN = 9  # link: bytes relayed from producer to consumer
-    CUT = 10  # link: the outage begins
-    HEALED = 11  # link: the outage ends
-    KERNEL_UP = 12  # link: the kernel's own count of what came from the consumer's side
-    KERNEL_DOWN = 13  # link: the kernel's own count of what came from the producer's side
+    FAILED = 2  # producer: one attempt at this delivery failed, others may follow; HTTP status, 0 without an answer
+    REJECTED = 3  # producer: this delivery failed for good, and the producer knows; likewise
+    RECEIVED = 4  # consumer: the event reached the application; CRC-32 of its bytes
+    REPEATED = 5  # consumer: the event came again and was dropped by its id; CRC-32
+    GAP = 6  # consumer: told that the events after this one are missing; the oldest that is still to be had
+    CONNECTED = 7  # either side: this subscriber's connection is up
+    DISCONNECTED = 8  # either side: this subscriber's connection is lost
+    UP = 9  # link: bytes relayed from consumer to producer
+    DOWN = 10  # link: bytes relayed from producer to consumer
+    CUT = 11  # link: the outage begins
+    HEALED = 12  # link: the outage ends
+    KERNEL_UP = 13  # link: the kernel's own count of what came from the consumer's side
+    KERNEL_DOWN = 14  # link: the kernel's own count of what came from the producer's side
 
 
 class Ledger:

@@ -54,10 +54,13 @@ class Link:
         for side in list(self._sides):
             side.resume()
 
-    def close(self) -> None:
-        """Records the kernel's own counts, then ends every connection."""
-        for side in list(self._sides):
+    def count(self) -> None:
+        """Records the kernel's own counts of the connections that are open."""
+        for side in self._sides:
             side.count_kernel()
+
+    def close(self) -> None:
+        """Ends every connection."""
         for server in self._servers:
             server.close()
         for side in list(self._sides):
@@ -69,9 +72,12 @@ class _Side(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, link: Link, kind: Kind, upstream: tuple[str, int] | None = None, answer: Kind = Kind.DOWN) -> None:
+    def __init__(
+        self, link: Link, kind: Kind, upstream: tuple[str, int] | None = None, answer: Kind = Kind.DOWN
+    ) -> None:
         self._link, self._kind, self._upstream, self._answer = link, kind, upstream, answer
         self._peer: _Side | None = None
+        self._held = b""
         self._full = False
         self._counted = False
         self._task: asyncio.Task[None] | None = None
@@ -81,7 +87,6 @@ class _Side(asyncio.Protocol):
         self._link._sides.add(self)
         if self._upstream is None:
             return
-        transport.pause_reading()
         if self._link.outage in ("reset", "close"):
             self.suffer(self._link.outage)
         else:
@@ -104,9 +109,17 @@ class _Side(asyncio.Protocol):
         peer.resume()
 
     def data_received(self, data: bytes) -> None:
+        if self._peer and not self._link.outage:
+            self._forward(data)
+        else:
+            # The peer is not there yet, or the link is down: a transport may hand over one more chunk after a pause.
+            self._held += data
+            self.transport.pause_reading()
+
+    def _forward(self, data: bytes) -> None:
+        assert self._peer
         self._link._ledger.write(self._kind, value=len(data))
-        if self._peer:
-            self._peer.transport.write(data)
+        self._peer.transport.write(data)
 
     def eof_received(self) -> bool:
         self.count_kernel(fin=1)
@@ -147,6 +160,9 @@ class _Side(asyncio.Protocol):
     def resume(self) -> None:
         """Reads on, unless an outage or a full peer says otherwise."""
         if self._peer and not self._peer._full and not self._link.outage and not self.transport.is_closing():
+            if self._held:
+                self._forward(self._held)
+                self._held = b""
             self.transport.resume_reading()
 
     def _reset(self) -> None:

@@ -239,6 +239,9 @@ class LinkRole:
     async def status(self) -> None:
         self._usage.look()
 
+    async def count(self) -> None:
+        self._link.count()
+
     async def close(self) -> dict[str, float]:
         for timer in self._timers:
             timer.cancel()
@@ -275,7 +278,7 @@ ROLES: dict[str, Callable[[], Any]] = {
     "link": LinkRole,
     "broker": BrokerRole,
 }
-COMMANDS = {"open", "connect", "route", "plan", "warm", "load", "flood", "status", "pending", "close"}
+COMMANDS = {"open", "connect", "route", "plan", "warm", "load", "flood", "status", "pending", "count", "close"}
 
 
 async def serve(role_name: str) -> None:

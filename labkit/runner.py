@@ -31,7 +31,7 @@ from labkit.workload import Workload, digest
 SIDE_BY_SIDE = 6
 """Trials that may be under way together where timing is not what they measure."""
 
-LOADS = 2
+LOADS = 4
 """Of these, how many may be in their load at one time."""
 
 ASK_LIMIT = 10.0
@@ -137,7 +137,9 @@ class Node:
     def _ended(self) -> TrialError:
         status = self._process.wait()
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return TrialError(f"The {self.role} process ended (status {status}; {lines[-1] if lines else 'it said nothing'}).")
+        return TrialError(
+            f"The {self.role} process ended (status {status}; {lines[-1] if lines else 'it said nothing'})."
+        )
 
     def close(self) -> None:
         """Closes the child's standard input, which ends it, and waits; kills it, and what it owns, if it does not."""
@@ -214,10 +216,11 @@ class Walk:
     def run(self) -> dict[str, Any]:
         """The record of the trial: phases (monotonic ns), whether it settled, usage of each node, the digest."""
         workload_digest = self._set_up()
-        self._warm_up()
         with self._loads:
+            self._warm_up()
             self._load()
         drained = self._settle()
+        self._mark("settled")
         if self._trial.measure is Measure.BANDWIDTH:
             self._idle()
         usage = self._close()
@@ -301,7 +304,6 @@ class Walk:
         self._pause(self._trial.timings.heartbeat)
         self._mark("idle")
         self._pause(2 * self._trial.timings.heartbeat)
-        self._look()
         self._mark("stop")
 
     def _pause(self, seconds: float) -> None:
@@ -309,9 +311,11 @@ class Walk:
             raise Stopped
 
     def _close(self) -> dict[str, Any]:
-        """Ends the trial in the nodes, the link first: what closing sends is no part of any phase."""
+        """Ends the trial in the nodes. What closing sends comes after `stop`, and is no part of any phase."""
+        if "link" in self._nodes:
+            self._nodes["link"].ask("count")
         self._phases.setdefault("stop", time.monotonic_ns())
-        order = [role for role in ("link", "consumer", "producer", "broker") if role in self._nodes]
+        order = [role for role in ("consumer", "producer", "link", "broker") if role in self._nodes]
         return {role: self._nodes[role].ask("close") for role in order}
 
 
@@ -459,7 +463,9 @@ def prepare(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"The run folder {str(out)!r} cannot be made ({error.strerror}); choose another --out.") from None
+        raise UsageError(
+            f"The run folder {str(out)!r} cannot be made ({error.strerror}); choose another --out."
+        ) from None
 
 
 def _wait_all(futures: list[Future[None]]) -> None:

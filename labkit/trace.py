@@ -114,7 +114,9 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise UsageError(f"The trace {path.name!r} has no column 'time' (found: {found}); add one.")
         for row in rows:
             if None in row or None in row.values():
-                raise UsageError(f"Line {rows.line_num} of {path.name!r} has not as many fields as the header; mend it.")
+                raise UsageError(
+                    f"Line {rows.line_num} of {path.name!r} has not as many fields as the header; mend it."
+                )
             yield rows.line_num, row
 
 

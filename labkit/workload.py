@@ -107,7 +107,9 @@ class Workload:
         smallest = len(encode(Event(0, self._topic(self.topics - 1), 0, "")))
         _check("size", self.size, smallest, MAX_SIZE, "bytes, the bare envelope being the smallest event", whole=True)
         if self.rate * self.duration > MAX_EVENTS:
-            raise UsageError(f"{self.rate:g} events/s for {self.duration:g} s are over {MAX_EVENTS:,} events; lower one.")
+            raise UsageError(
+                f"{self.rate:g} events/s for {self.duration:g} s are over {MAX_EVENTS:,} events; lower one."
+            )
 
     @staticmethod
     def _topic(number: int) -> str:
@@ -126,7 +128,9 @@ class Workload:
         """Warm-up events, 5 ms apart, as many on each topic."""
         topics = [self._topic(n % self.topics) for n in range(self.first)]
         raws = [encode(Event(n, topic, 0, "warm-up")) for n, topic in enumerate(topics)]
-        return [Scheduled(n * 5_000_000, n, topic, raw) for n, (topic, raw) in enumerate(zip(topics, raws, strict=True))]
+        return [
+            Scheduled(n * 5_000_000, n, topic, raw) for n, (topic, raw) in enumerate(zip(topics, raws, strict=True))
+        ]
 
     def schedule(self) -> list[Scheduled]:
         """All events of the load, in order of due time, sequence numbers from `first` upwards."""

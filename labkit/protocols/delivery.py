@@ -95,6 +95,7 @@ class Endpoint:
             if 200 <= status < 300:
                 self._backoff.reset()
                 return False
+            self._ledger.write(Kind.FAILED, sequence, self.subscriber, status)
             if status == 410 or attempt == self._attempts:
                 break
             await asyncio.sleep(max(wait, self._backoff.next()))

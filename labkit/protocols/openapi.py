@@ -53,7 +53,9 @@ DOCUMENT: dict[str, Any] = {
             "get": {
                 "operationId": "listSubscriptions",
                 "summary": "All subscriptions.",
-                "responses": {"200": _one("A list.", content={"schema": {"type": "array", "items": _SUBSCRIPTION["schema"]}})},
+                "responses": {
+                    "200": _one("A list.", content={"schema": {"type": "array", "items": _SUBSCRIPTION["schema"]}})
+                },
             },
         },
         "/subscriptions/{id}": {

@@ -143,6 +143,10 @@ class PollingConsumer(Consumer):
         elif response.status not in (204, 304):
             raise TrialError(f"{self._url} answered {response.status}, which is no answer to a poll.")
 
+    async def close(self) -> None:
+        await super().close()
+        await self._client.close()
+
 
 class LongPollingProducer(PollingProducer):
     """The same server: holding a request open is the client's wish."""

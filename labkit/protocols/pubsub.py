@@ -50,7 +50,9 @@ async def _dial(url: str, backoff: Backoff | None = None, **callbacks: Callable[
             )
     except (OSError, TimeoutError, nats.errors.Error) as error:
         reason = str(error) or type(error).__name__
-        raise TrialError(f"The broker at {_shown(url)} does not answer ({reason}); start it, or unset LABKIT_NATS.") from error
+        raise TrialError(
+            f"The broker at {_shown(url)} does not answer ({reason}); start it, or unset LABKIT_NATS."
+        ) from error
     client.options.update(allow_reconnect=True, max_reconnect_attempts=-1)
     return client
 
@@ -189,5 +191,5 @@ class PubSubConsumer(Consumer):
 
     async def close(self) -> None:
         await super().close()
-        for client in self._clients:
-            await client.close()
+        # A client that has just lost its connection lets a CancelledError out of close().
+        await asyncio.gather(*(client.close() for client in self._clients), return_exceptions=True)

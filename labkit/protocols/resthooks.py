@@ -263,7 +263,9 @@ class RestHooksConsumer(Consumer):
         try:
             async with self._client.post(f"{self._peer}/subscriptions", json=wish) as response:
                 if response.status != 201:
-                    raise TrialError(f"Subscribing at {self._peer} was answered {response.status}: {await response.text()}")
+                    raise TrialError(
+                        f"Subscribing at {self._peer} was answered {response.status}: {await response.text()}"
+                    )
         except (ClientError, OSError, TimeoutError) as error:
             raise TrialError(f"Subscriber {subscriber} could not reach {self._peer} ({error}).") from error
         finally:

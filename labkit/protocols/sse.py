@@ -191,7 +191,9 @@ class SseConsumer(Consumer):
         async with self._client.get(self._url, params=params, headers=headers) as response:
             if response.status != 200 or response.content_type != "text/event-stream":
                 # Section 9.2.3: any other answer fails the connection, and no attempt follows.
-                raise TrialError(f"{self._url} answered {response.status} {response.content_type}, not an event stream.")
+                raise TrialError(
+                    f"{self._url} answered {response.status} {response.content_type}, not an event stream."
+                )
             self.up(subscriber)
             parser = Parser()
             while True:

@@ -117,7 +117,9 @@ class WebSocketConsumer(Consumer):
         url = f"{self._peer}/{self.query(subscriber)}"
         limits = _keepalive(self.recovers)
         timeout = self.timings.request
-        async with connect(url, compression=None, open_timeout=timeout, close_timeout=0, proxy=None, **limits) as stream:
+        async with connect(
+            url, compression=None, open_timeout=timeout, close_timeout=0, proxy=None, **limits
+        ) as stream:
             self.up(subscriber)
             reader = asyncio.ensure_future(self._read(stream, subscriber))
             try:
