@@ -1,0 +1,48 @@
+"""labkit: event-driven API protocols side by side, with real servers and clients on this machine.
+
+    import labkit as lab
+    run = lab.compare(lab.Workload(rate=200, duration=3, size=256, subscribers=10))
+    lab.charts.latency(run)
+
+Everything is loaded when it is first used; `import labkit` itself is cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labkit import charts as charts
+    from labkit.api import compare as compare
+    from labkit.errors import TrialError as TrialError
+    from labkit.errors import UsageError as UsageError
+    from labkit.launch import launch as launch
+    from labkit.outage import Outage as Outage
+    from labkit.results import Run as Run
+    from labkit.trial import Guarantee as Guarantee
+    from labkit.trial import Timings as Timings
+    from labkit.workload import Workload as Workload
+
+_HOMES = {
+    "compare": "labkit.api",
+    "launch": "labkit.launch",
+    "Guarantee": "labkit.trial",
+    "Outage": "labkit.outage",
+    "Run": "labkit.results",
+    "Timings": "labkit.trial",
+    "TrialError": "labkit.errors",
+    "UsageError": "labkit.errors",
+    "Workload": "labkit.workload",
+}
+__all__ = [*_HOMES, "charts"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "charts":
+        return import_module("labkit.charts")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'labkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""The lab's own NATS server: a real nats-server with JetStream on a free loopback port, its store in a folder of its own.
+"""The lab's own NATS server: a real nats-server with JetStream on a free loopback port, with a store of its own.
 
 Ends when it is closed; its parent, a node, closes it when its own standard input ends.
 """
@@ -46,8 +46,7 @@ class Broker:
         config = folder / "nats.conf"
         config.write_text(CONFIG.format(port=port or -1, folder=folder.as_posix()))
         log = folder / "nats.log"
-        with log.open("wb") as output:
-            self.process = subprocess.Popen([program, "-c", config], stdout=output, stderr=output)
+        self.process = _start([program, "-c", str(config)], log)
         ports = folder / f"nats-server_{self.process.pid}.ports"
         try:
             async with asyncio.timeout(START_LIMIT):
@@ -78,6 +77,12 @@ class Broker:
                 self.process.kill()
                 self.process.wait()
         self._folder.cleanup()
+
+
+def _start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    """asyncio's own subprocesses do not work on every platform's event loop."""
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output)
 
 
 def _listed(ports: Path) -> str | None:

@@ -56,7 +56,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._file = path.open("x+b")
         self._size = 0
-        self._grow()
+        self._map = self._grow()
         self._map[: len(MAGIC)] = MAGIC
         self._at = RECORD.size
         self.latest: dict[int, int] = {}
@@ -65,7 +65,8 @@ class Ledger:
     def write(self, kind: Kind, sequence: int = NO_SEQUENCE, subscriber: int = EVERYONE, value: int = 0) -> None:
         """Appends one record, stamped with `time.monotonic_ns()`."""
         if self._at == CHUNK:
-            self._grow()
+            self._map.close()
+            self._map = self._grow()
         RECORD.pack_into(self._map, self._at, time.monotonic_ns(), value, sequence, subscriber, 0, kind)
         self._at += RECORD.size
 
@@ -88,13 +89,12 @@ class Ledger:
             self._file.truncate(used)
             self._file.close()
 
-    def _grow(self) -> None:
-        if self._size:
-            self._map.close()
+    def _grow(self) -> mmap.mmap:
         self._file.truncate(self._size + CHUNK)
-        self._map = mmap.mmap(self._file.fileno(), CHUNK, offset=self._size)
+        chunk = mmap.mmap(self._file.fileno(), CHUNK, offset=self._size)
         self._size += CHUNK
         self._at = 0
+        return chunk
 
 
 def read(path: Path) -> "np.ndarray":

@@ -30,8 +30,7 @@ class Link:
     async def route(self, target: str, consumer_dials: bool) -> str:
         """Opens a way to the target's host and port; returns the target's URL with the link in its place."""
         parts = urlsplit(target)
-        assert parts.hostname is not None and parts.port is not None
-        upstream = (parts.hostname, parts.port)
+        upstream = (parts.hostname or HOST, parts.port or 0)
         kinds = (Kind.UP, Kind.DOWN) if consumer_dials else (Kind.DOWN, Kind.UP)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: _Side(self, kinds[0], upstream, kinds[1]), HOST, 0)

@@ -25,6 +25,7 @@ from labkit.broker import Broker
 from labkit.errors import TrialError, UsageError
 from labkit.ledger import Kind, Ledger
 from labkit.link import Link
+from labkit.live import LiveRole
 from labkit.protocols import find
 from labkit.protocols.base import Consumer, Producer, Tasks
 from labkit.trial import Trial
@@ -277,8 +278,12 @@ ROLES: dict[str, Callable[[], Any]] = {
     "consumer": ConsumerRole,
     "link": LinkRole,
     "broker": BrokerRole,
+    "live": LiveRole,
 }
-COMMANDS = {"open", "connect", "route", "plan", "warm", "load", "flood", "status", "pending", "count", "close"}
+COMMANDS = {
+    *("open", "connect", "route", "plan", "warm", "load", "flood", "publish"),
+    *("status", "pending", "count", "close"),
+}
 
 
 async def serve(role_name: str) -> None:

@@ -28,15 +28,14 @@ class Outage:
         if not 0 < self.lasts <= 600:
             raise UsageError(f"The outage lasts {self.lasts!r} s; it has to last more than 0 s and at most 600 s.")
 
-    def within(self, duration: float) -> "Outage":
-        """Itself, once it is clear that it ends before the load does; UsageError otherwise."""
+    def check_within(self, duration: float) -> None:
+        """UsageError unless it ends before a load of that duration does."""
         end = self.at + self.lasts
         if end >= duration:
             raise UsageError(
                 f"The outage ends {end:g} s into a load of {duration:g} s, so nothing could show the recovery; "
                 f"end it earlier, or let the load last longer than {end:g} s."
             )
-        return self
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values; `Outage(**fields)` is the way back."""

@@ -53,18 +53,19 @@ METRICS = {
 }
 
 COLUMNS = {
-    Measure.LATENCY: (
-        "protocol guarantee trial subscribers deliveries p50_ms p90_ms p99_ms max_ms lateness_p99_ms saturated"
-    ).split(),
-    Measure.BANDWIDTH: (
-        "protocol guarantee trial deliveries payload_bytes setup_up setup_down load_up load_down "
-        "idle_up_per_s idle_down_per_s overhead_per_delivery"
-    ).split(),
-    Measure.LOSS: (
-        "protocol guarantee outage trial owed delivered lost rejected gap_seen silent duplicated "
-        "reordered unexpected corrupt noticed_ms recovered_ms verdict"
-    ).split(),
+    Measure.LATENCY: """
+        protocol guarantee trial subscribers deliveries p50_ms p90_ms p99_ms max_ms lateness_p99_ms saturated
+    """,
+    Measure.BANDWIDTH: """
+        protocol guarantee trial deliveries payload_bytes setup_up setup_down load_up load_down
+        idle_up_per_s idle_down_per_s overhead_per_delivery
+    """,
+    Measure.LOSS: """
+        protocol guarantee outage trial owed delivered lost rejected gap_seen silent duplicated reordered
+        unexpected corrupt noticed_ms recovered_ms verdict
+    """,
 }
+"""The columns of each measure's frame and CSV file."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ class Run:
             trial = recording.trial
             keys = {"protocol": trial.protocol, "guarantee": str(trial.guarantee), "trial": trial.repeat}
             rows.append({**keys, **row(recording)})
-        return pd.DataFrame(rows, columns=COLUMNS[measure])
+        frame = pd.DataFrame(rows, columns=COLUMNS[measure].split())
+        return frame.astype({name: float for name in METRICS if name.endswith("_ms") and name in frame})
 
     def save(self) -> None:
         """Writes latency.csv, bandwidth.csv and loss.csv."""

@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from labkit.errors import UsageError
 from labkit.outage import Outage
 from labkit.workload import Workload
 
@@ -17,6 +18,13 @@ class Guarantee(StrEnum):
 
     AT_MOST_ONCE = "at-most-once"
     AT_LEAST_ONCE = "at-least-once"
+
+    @classmethod
+    def named(cls, name: str) -> "Guarantee":
+        """The guarantee of that name; UsageError names the ones there are."""
+        if name not in list(cls):
+            raise UsageError(f"There is no guarantee {str(name)!r}; choose from {', '.join(cls)}.")
+        return cls(name)
 
 
 class Payload(StrEnum):

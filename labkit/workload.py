@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-
 from labkit.errors import UsageError
 from labkit.event import Event, encode
 from labkit.trace import Entry
@@ -118,6 +117,11 @@ class Workload:
     def interest(self, subscriber: int) -> str | None:
         """The one topic that this subscriber takes, or None when it takes all."""
         return self._topic(subscriber % self.topics) if self.topics > 1 and self.trace is None else None
+
+    @property
+    def length(self) -> float:
+        """Seconds from the start of the load to its end: the duration, or the time of the trace's last event."""
+        return self.schedule()[-1].due_ns / 1e9 if self.trace else self.duration
 
     @property
     def first(self) -> int:

@@ -23,11 +23,13 @@ class Protocol(NamedTuple):
 
     def producer(self) -> "type[Producer]":
         """The producer's class; loads the protocol's library."""
-        return getattr(import_module(f"labkit.protocols.{self.module}"), self.prefix + "Producer")
+        found: type[Producer] = getattr(import_module(f"labkit.protocols.{self.module}"), self.prefix + "Producer")
+        return found
 
     def consumer(self) -> "type[Consumer]":
         """The consumer's class; loads the protocol's library."""
-        return getattr(import_module(f"labkit.protocols.{self.module}"), self.prefix + "Consumer")
+        found: type[Consumer] = getattr(import_module(f"labkit.protocols.{self.module}"), self.prefix + "Consumer")
+        return found
 
 
 PROTOCOLS = {

@@ -136,11 +136,12 @@ class Consumer(ABC):
         The session calls `up` once it is connected and ends, or raises one of `errors`, when it is cut off.
         """
         backoff = Backoff(self.trial, subscriber)
+        expected: tuple[type[Exception], ...] = (*errors, OSError, TimeoutError)
         while True:
             reason = "the connection was closed"
             try:
                 await session(subscriber)
-            except (*errors, OSError, TimeoutError) as error:
+            except expected as error:
                 reason = f"{type(error).__name__}: {error}"
             if subscriber in self.live:
                 backoff.reset()

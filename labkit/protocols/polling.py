@@ -55,7 +55,9 @@ class PollingProducer(Producer):
         try:
             items = await self._within(wait, lambda: self._log.after(cursor, topic, PAGE))
         except Gap as gap:
-            return web.Response(status=410, body=encode_gap(max(gap.after, 0), gap.oldest))
+            return web.Response(
+                status=410, body=encode_gap(max(gap.after, 0), gap.oldest), content_type="application/json"
+            )
         return _answer(items) if items else _unchanged(self._log.get(cursor))
 
     async def _within(self, wait: float, look: Callable[[], Found]) -> Found:

@@ -6,7 +6,6 @@ Source: NATS client protocol; JetStream's streams and consumers (ADR-8, ADR-13).
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType,
 
 from labkit.errors import TrialError
 from labkit.event import encode_id, sequence_of
-from labkit.ledger import Kind
+from labkit.ledger import EVERYONE, Kind
 from labkit.protocols.base import CONNECT_LIMIT, Backoff, Consumer, Producer
 from labkit.workload import Scheduled
 
@@ -31,12 +30,21 @@ async def _ignore(error: Exception) -> None:
     """What a client says about a connection it is about to mend; the callbacks record the loss itself."""
 
 
-async def _dial(url: str, backoff: Backoff | None = None, **callbacks: Callable[[], Awaitable[None]]) -> Client:
+async def _nothing() -> None:
+    """What a publisher does about a lost connection: its client keeps what fits its buffer, and reconnects."""
+
+
+async def _dial(
+    url: str,
+    backoff: Backoff,
+    lost: Callable[[], Awaitable[None]] = _nothing,
+    found: Callable[[], Awaitable[None]] = _nothing,
+) -> Client:
     """A connected client that reconnects forever, with the lab's own waits."""
     client = Client()
 
     def choose(servers: list[Any], info: dict[str, Any]) -> tuple[Any, float]:
-        return servers[0], backoff.next() if backoff else random.uniform(0.02, 0.05)
+        return servers[0], backoff.next()
 
     try:
         async with asyncio.timeout(CONNECT_LIMIT):
@@ -46,7 +54,8 @@ async def _dial(url: str, backoff: Backoff | None = None, **callbacks: Callable[
                 allow_reconnect=False,
                 reconnect_to_server_handler=choose,
                 connect_timeout=1,
-                **callbacks,
+                disconnected_cb=lost,
+                reconnected_cb=found,
             )
     except (OSError, TimeoutError, nats.errors.Error) as error:
         reason = str(error) or type(error).__name__
@@ -67,7 +76,7 @@ class PubSubProducer(Producer):
 
     async def connect(self, peer: str | None) -> None:
         assert peer is not None
-        self._client = await _dial(peer)
+        self._client = await _dial(peer, Backoff(self.trial, EVERYONE))
         self._prefix = f"labkit.{self.trial.uid}"
         self._stream = f"labkit-{self.trial.uid}"
         self._unacknowledged: set[int] = set()
@@ -157,7 +166,7 @@ class PubSubConsumer(Consumer):
             self.up(subscriber)
 
         backoff = Backoff(self.trial, subscriber)
-        client = await _dial(peer, backoff, disconnected_cb=lost, reconnected_cb=found)
+        client = await _dial(peer, backoff, lost, found)
         self._clients.append(client)
         subject = f"labkit.{self.trial.uid}.{self.trial.workload.interest(subscriber) or '>'}"
         if self.recovers:

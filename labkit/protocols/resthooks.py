@@ -125,7 +125,9 @@ class RestHooksProducer(Producer):
         try:
             items = self._log.after(-2 if cursor is None else cursor, request.query.get("topic"), PAGE)
         except Gap as gap:
-            return web.Response(status=410, body=encode_gap(max(gap.after, 0), gap.oldest))
+            return web.Response(
+                status=410, body=encode_gap(max(gap.after, 0), gap.oldest), content_type="application/json"
+            )
         return web.Response(body=b"".join(item.raw + b"\n" for item in items), content_type=NDJSON)
 
     async def _event(self, request: web.Request) -> web.Response:

@@ -21,9 +21,9 @@ from labkit.protocols.eventlog import EventLog, Gap
 from labkit.workload import Scheduled
 
 
-def _keepalive(recovers: bool) -> dict[str, float | None]:
-    """Out of the box the library pings every 20 s; with recovery on, the lab pings only what has gone quiet."""
-    return {"ping_interval": None, "ping_timeout": None} if recovers else {}
+def _ping_interval(recovers: bool) -> float | None:
+    """Out of the box the library pings every 20 s; with recovery on, the lab itself pings what has gone quiet."""
+    return None if recovers else 20.0
 
 
 async def _alive(connection: Connection, seconds: float) -> bool:
@@ -42,9 +42,11 @@ class WebSocketProducer(Producer):
     async def open(self, port: int = 0) -> str:
         self._log = EventLog()
         self._audience: Audience[ServerConnection] = Audience()
-        limits = _keepalive(self.recovers)
+        ping = _ping_interval(self.recovers)
         try:
-            self._server = await serve(self._subscription, HOST, port, compression=None, close_timeout=1, **limits)
+            self._server = await serve(
+                self._subscription, HOST, port, compression=None, close_timeout=1, ping_interval=ping
+            )
         except OSError as error:
             raise port_error(error, port) from error
         if self.recovers:
@@ -115,10 +117,9 @@ class WebSocketConsumer(Consumer):
 
     async def _session(self, subscriber: int) -> None:
         url = f"{self._peer}/{self.query(subscriber)}"
-        limits = _keepalive(self.recovers)
-        timeout = self.timings.request
+        timeout, ping = self.timings.request, _ping_interval(self.recovers)
         async with connect(
-            url, compression=None, open_timeout=timeout, close_timeout=0, proxy=None, **limits
+            url, compression=None, open_timeout=timeout, close_timeout=0, proxy=None, ping_interval=ping
         ) as stream:
             self.up(subscriber)
             reader = asyncio.ensure_future(self._read(stream, subscriber))

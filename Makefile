@@ -1,0 +1,35 @@
+# Two commands: `make compare` and `make test`. Each prepares .venv by itself, and again only when
+# pyproject.toml or constraints.txt changed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
+TEST_WORKERS ?= 2
+
+.PHONY: compare test check lab notebooks bench
+
+compare: .venv/ready
+	$(BIN)/labkit compare --out $(RUN) $(ARGS)
+
+test: .venv/ready
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadscope --nbval-lax --nbval-cell-timeout 60 tests notebooks $(ARGS)
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lab: .venv/ready
+	$(BIN)/labkit lab $(ARGS)
+
+notebooks: .venv/ready
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+bench: .venv/ready
+	$(BIN)/python bench/floor.py
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@

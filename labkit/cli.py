@@ -1,0 +1,174 @@
+"""The command line. It parses, calls one function and prints; a user's mistake is one sentence, never a traceback.
+
+Exit status: 0 done, 1 a trial failed, 2 bad usage, 130 stopped with Ctrl-C.
+"""
+
+import argparse
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import TrialError, UsageError
+from labkit.outage import OUTAGES
+from labkit.protocols import PROTOCOLS
+from labkit.trial import Guarantee, Measure, Timings
+from labkit.workload import ARRIVALS, SIZES, Workload
+
+QUICK: dict[str, Any] = {"duration": 0.5}
+QUICK_TIMINGS = Timings(heartbeat=0.5)
+OF_THE_TRACE = ("rate", "duration", "size", "sizes", "topics", "arrival")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    options, rest = _parser().parse_known_args(arguments)
+    if rest and options.command != "lab":
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        status: int = options.run(options, rest if options.command == "lab" else arguments)
+    except UsageError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return 2
+    except TrialError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nlabkit: stopped.", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="labkit", description="Event-driven API protocols side by side.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    compare = commands.add_parser("compare", help="drive one workload through the protocols; tables and charts")
+    compare.add_argument("--protocol", nargs="+", action="extend", metavar="P", help="all by default")
+    compare.add_argument("--guarantee", nargs="+", action="extend", metavar="G", help="both by default")
+    compare.add_argument("--rate", type=float, help="events per second (200)")
+    compare.add_argument("--size", type=int, help="bytes of an event (256)")
+    compare.add_argument("--subscribers", type=int, help="how many (10)")
+    compare.add_argument("--duration", type=float, help="seconds of load (3)")
+    compare.add_argument("--topics", type=int, help="above 1, each subscriber takes one of them (1)")
+    compare.add_argument("--arrival", metavar="A", help=f"{', '.join(ARRIVALS)} (constant)")
+    compare.add_argument("--sizes", metavar="S", help=f"{', '.join(SIZES)} (fixed)")
+    compare.add_argument("--seed", type=int, help="of everything random (1)")
+    compare.add_argument("--trace", metavar="FILE", help="replay a .jsonl or .csv event log instead")
+    compare.add_argument("--speed", type=float, help="so many times faster than the trace (1)")
+    compare.add_argument("--outage", metavar="KIND", help=f"{', '.join(OUTAGES)}, or none (reset)")
+    compare.add_argument("--quick", action="store_true", help="half a second of load: a look, not a measurement")
+    compare.add_argument("--repeat", type=int, default=1, help="times over (1)")
+    compare.add_argument("--out", type=Path, help="the run folder, new or empty (runs/<time>)")
+    compare.set_defaults(run=_compare)
+
+    launch = commands.add_parser("launch", help="a live server to poke at")
+    launch.add_argument("protocol", metavar="PROTOCOL", help=", ".join(PROTOCOLS))
+    launch.add_argument("--port", type=int, default=0, help="a free one by default")
+    launch.add_argument("--rate", type=float, default=1.0, help="events per second it publishes by itself (1)")
+    launch.set_defaults(run=_launch)
+
+    charts = commands.add_parser("charts", help="redraw the charts of a run, without servers")
+    charts.add_argument("folder", type=Path, metavar="RUN")
+    charts.add_argument("--out", type=Path, help="where to (RUN/charts)")
+    charts.set_defaults(run=_charts)
+
+    trace = commands.add_parser("trace", help="make an event log to replay")
+    trace.add_argument("source", choices=["git"], help="one push-like event per commit")
+    trace.add_argument("repository", type=Path, metavar="REPO")
+    trace.add_argument("--out", type=Path, required=True, metavar="FILE")
+    trace.set_defaults(run=_trace)
+
+    lab = commands.add_parser("lab", help="JupyterLab on the notebooks; further options are JupyterLab's own")
+    lab.set_defaults(run=_lab)
+    return parser
+
+
+def _compare(options: argparse.Namespace, argv: list[str]) -> int:
+    workload = _workload(options)
+    from labkit.api import compare
+
+    outage = _outage(options.outage, workload)
+    out = options.out or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    try:
+        run = compare(
+            workload,
+            protocols=dict.fromkeys(options.protocol or PROTOCOLS),
+            guarantees=dict.fromkeys(options.guarantee or Guarantee),
+            outage=outage,
+            repeat=options.repeat,
+            timings=QUICK_TIMINGS if options.quick else None,
+            out=out,
+            argv=argv,
+        )
+    except KeyboardInterrupt:
+        print(f"\nlabkit: stopped; the finished trials are in {out}.", file=sys.stderr)
+        return 130
+    for measure in Measure:
+        if run.of(measure):
+            print(f"\n{measure.upper()}\n{run.table(measure)}")
+    print(f"\nCharts: {out / 'charts'}")
+    for name, error in run.errors.items():
+        print(f"labkit: {name}: {error}", file=sys.stderr)
+    return 1 if run.errors else 0
+
+
+def _workload(options: argparse.Namespace) -> Workload:
+    names = (*OF_THE_TRACE, "subscribers", "seed", "trace", "speed")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.trace is None:
+        if options.speed is not None:
+            raise UsageError("--speed compresses the time of a trace; give it together with --trace FILE.")
+        return Workload(**{**(QUICK if options.quick else {}), **given})
+    for name in OF_THE_TRACE:
+        if name in given:
+            raise UsageError(f"--{name} {given[name]} does not go with --trace, which has its own; leave it out.")
+    return Workload(**given)
+
+
+def _outage(kind: str | None, workload: Workload) -> str | None:
+    """The kind asked for; by default a reset, unless the load is so short that no outage fits into it."""
+    if kind == "none" or (kind is None and workload.length < 0.1):
+        return None
+    return kind or "reset"
+
+
+def _launch(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.launch import launch
+
+    with launch(options.protocol, options.port, options.rate) as server:
+        print(server)
+        print("Ctrl-C ends it.", flush=True)
+        pause = threading.Event()
+        while not pause.wait(0.5):
+            server.check()
+    return 0
+
+
+def _charts(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.charts import save
+    from labkit.results import Run
+
+    for path in save(Run(options.folder), options.out or options.folder / "charts"):
+        print(path)
+    return 0
+
+
+def _trace(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.trace import from_git, save
+
+    entries = from_git(options.repository)
+    save(entries, options.out)
+    print(f"{len(entries)} events in {options.out}")
+    return 0
+
+
+def _lab(options: argparse.Namespace, argv: list[str]) -> int:
+    folder = Path(__file__).resolve().parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise UsageError(f"There are no notebooks at {str(folder)!r}; run it from a checkout installed with pip -e.")
+    return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", *argv])

@@ -1,0 +1,141 @@
+"""A station: the child processes that serve one trial after the other, seen from their parent."""
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import TrialError
+
+ASK_LIMIT = 10.0
+"""Seconds in which a node has to answer."""
+
+
+class Stopped(Exception):
+    """The run was told to stop."""
+
+
+class Node:
+    """The parent's side of one child process."""
+
+    def __init__(self, role: str, log: Path, stop: threading.Event) -> None:
+        self.role, self._log, self._stop = role, log, stop
+        self.owned: int | None = None
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "labkit.node", role],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        self._answers: queue.Queue[bytes | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put(None)
+
+    def tell(self, do: str, **arguments: Any) -> None:
+        """Sends a command; its answer is to be fetched with `answer`."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._ended() from error
+
+    def answer(self, limit: float = ASK_LIMIT) -> Any:
+        """The result of the oldest command not yet answered. Raises TrialError, or Stopped when the run is."""
+        until = time.monotonic() + limit
+        while not self._stop.is_set():
+            try:
+                line = self._answers.get(timeout=0.1)
+            except queue.Empty:
+                if time.monotonic() > until:
+                    raise TrialError(f"The {self.role} did not answer within {limit:g} s.") from None
+                continue
+            if line is None:
+                raise self._ended()
+            reply = json.loads(line)
+            if "error" in reply:
+                raise TrialError(reply["error"])
+            return reply["result"]
+        raise Stopped
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """Sends a command and returns its result."""
+        self.tell(do, **arguments)
+        return self.answer()
+
+    def _ended(self) -> TrialError:
+        status = self._process.wait()
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return TrialError(
+            f"The {self.role} process ended (status {status}; {lines[-1] if lines else 'it said nothing'})."
+        )
+
+    def close(self) -> None:
+        """Closes the child's standard input, which ends it, and waits; kills it, and what it owns, if it does not."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except OSError:
+            pass  # it is gone already, with the pipe unflushed
+        try:
+            self._process.wait(4)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.returncode and self.owned:
+            _kill(self.owned)
+        if self._log.exists() and not self._log.stat().st_size:
+            self._log.unlink()
+
+
+def _kill(pid: int) -> None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if "nats" in process.name():
+            process.kill()
+    except psutil.NoSuchProcess:
+        pass
+
+
+class Station:
+    """A set of nodes that serves one trial after the other; a trial that fails takes its nodes with it."""
+
+    def __init__(self, name: str, logs: Path, stop: threading.Event) -> None:
+        self._name, self._logs, self._stop = name, logs, stop
+        self._nodes: dict[str, Node] = {}
+
+    def node(self, role: str) -> Node:
+        """The station's node of that role, started when it is first asked for."""
+        if role not in self._nodes:
+            self._nodes[role] = Node(role, self._logs / f"{self._name}-{role}.log", self._stop)
+        return self._nodes[role]
+
+    def __enter__(self) -> "Station":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all nodes, together."""
+        nodes, self._nodes = list(self._nodes.values()), {}
+        for node in nodes:
+            assert node._process.stdin is not None
+            try:
+                node._process.stdin.close()
+            except OSError:
+                pass
+        for node in nodes:
+            node.close()
