@@ -12,7 +12,8 @@ compare: .venv/ready
 	$(BIN)/labkit compare --out $(RUN) $(ARGS)
 
 test: .venv/ready
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadscope --nbval-lax --nbval-cell-timeout 60 tests notebooks $(ARGS)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadscope tests $(ARGS)
+	$(BIN)/pytest --nbval-lax --nbval-cell-timeout 60 notebooks
 
 check: .venv/ready
 	$(BIN)/ruff format --check .

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from labkit.api import compare as compare
     from labkit.errors import TrialError as TrialError
     from labkit.errors import UsageError as UsageError
-    from labkit.launch import launch as launch
     from labkit.outage import Outage as Outage
     from labkit.results import Run as Run
+    from labkit.server import launch as launch
     from labkit.trial import Guarantee as Guarantee
     from labkit.trial import Timings as Timings
     from labkit.workload import Workload as Workload
 
 _HOMES = {
     "compare": "labkit.api",
-    "launch": "labkit.launch",
+    "launch": "labkit.server",
     "Guarantee": "labkit.trial",
     "Outage": "labkit.outage",
     "Run": "labkit.results",

@@ -18,135 +18,114 @@ from typing import Any, NamedTuple
 import matplotlib
 import matplotlib.style
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from labkit.audit import Fate
 from labkit.outage import OUTAGES
 from labkit.protocols import PROTOCOLS
-from labkit.results import ENOUGH, METRICS, Recording, Run
-from labkit.trial import Guarantee, Measure, Payload
+from labkit.results import ENOUGH, METRICS, Recording, Run, percentile
+from labkit.trial import Guarantee, Measure, Payload, Trial
+from labkit.workload import Workload
 
-DPI = 100
-WIDTH, MARGIN = 1150, 24
-"""Pixels. All layout is in pixels from the top left, so that text and bars cannot drift apart."""
+DPI, WIDTH, MARGIN = 100, 1150, 24
+"""Layout is in pixels from the top left, so that text and bars cannot drift apart."""
 
 INK, SOFT, RULE, PALE = "#1b1f24", "#57606a", "#d8dee4", "#cfd6dd"
 STYLE = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "text.color": INK,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": SOFT,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "hatch.linewidth": 1.0,
-    "path.simplify": True,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "labkit",
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "ytick.left"), False),
+    **{"xtick.major.size": 0, "ytick.major.size": 0, "ytick.minor.size": 0},
+    **{"axes.grid": True, "axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.6},
+    **{"font.family": ["DejaVu Sans"], "font.size": 9.0, "text.color": INK, "svg.hashsalt": "labkit"},
 }
-MEANING = {
-    Guarantee.AT_MOST_ONCE: "as it comes out of the box",
-    Guarantee.AT_LEAST_ONCE: "with its standard recovery switched on",
-}
+MEANING = {Guarantee.AT_MOST_ONCE: "out of the box", Guarantee.AT_LEAST_ONCE: "recovery switched on"}
 
 
 class Look(NamedTuple):
     """How a protocol is drawn in every chart."""
 
-    colour: tuple[float, float, float]
+    colour: str
     marker: str
-    dash: str | tuple[float, tuple[float, ...]]
-    hatch: str
+    dash: str | tuple[float, tuple[float, ...]] = "-"
+    hatch: str = ""
 
 
 def _looks() -> dict[str, Look]:
-    black, orange, sky, green, _, blue, vermillion, purple = matplotlib.color_sequences["okabe_ito"]
+    black, orange, sky, green, _, blue, vermillion, purple = map(to_hex, matplotlib.color_sequences["okabe_ito"])
     return {
-        "websocket": Look(blue, "o", "-", ""),
-        "webhook": Look(orange, "s", "-", ""),
-        "resthooks": Look(vermillion, "D", "-", ""),
-        "pubsub": Look(green, "^", "-", ""),
-        "sse": Look(purple, "v", "-", ""),
-        "polling": Look(black, "X", (0, (2.6, 1.6)), "////"),
-        "longpolling": Look(sky, "P", (0, (2.6, 1.6, 0.8, 1.6)), "xxxx"),
+        "websocket": Look(blue, "o"),
+        "webhook": Look(orange, "s"),
+        "resthooks": Look(vermillion, "D"),
+        "pubsub": Look(green, "^"),
+        "sse": Look(purple, "v"),
+        "polling": Look(black, "X", (0, (2.6, 1.4)), "////"),
+        "longpolling": Look(sky, "P", (0, (2.6, 1.4, 0.8, 1.4)), "xxxx"),
     }
 
 
 LOOKS = _looks()
-"""Colour (okabe_ito, less the yellow that white drowns), marker, dash: only the baselines are dashed and hatched."""
-
-
-class Share(NamedTuple):
-    """How a fate is drawn, and what it is called."""
-
-    label: str
-    colour: str
-    hatch: str = ""
-
+"""Okabe and Ito's colours, less the yellow that white drowns. The baselines, and only they, are dashed and hatched."""
 
 FATES = {
-    Fate.ON_TIME: Share("arrived on time", "#e4eaef"),
-    Fate.LATE: Share("arrived once the link was back", "#a9bccb"),
-    Fate.REJECTED: Share("lost, the producer knew", "#f2d13c", "///"),
-    Fate.GAP_SEEN: Share("lost, the consumer knew", "#9a6414", "\\\\\\"),
-    Fate.SILENT: Share("lost, nobody knew", "#4a0d2b", "xxx"),
+    Fate.ON_TIME: ("arrived on time", "#e4eaef", ""),
+    Fate.LATE: ("arrived once the link was back", "#a9bccb", ""),
+    Fate.REJECTED: ("lost, the producer knew", "#f2d13c", "///"),
+    Fate.GAP_SEEN: ("lost, the consumer knew", "#9a6414", "\\\\\\"),
+    Fate.SILENT: ("lost, nobody knew", "#4a0d2b", "xxx"),
 }
-"""From good to bad, and from light to dark within the lost."""
+"""Words, colour and hatch, from good to bad; the lost are hatched, and darker the fewer knew."""
 
 
 class Chart(Figure):
-    """A figure with alt text made from its data; a notebook shows it as one picture that carries the text."""
+    """A figure with alt text made from its data; a notebook shows one picture that carries the text."""
 
     def __init__(self, height: float, title: str) -> None:
-        super().__init__(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
+        super().__init__(figsize=(WIDTH / DPI, height / DPI), dpi=DPI)
         FigureCanvasAgg(self)
-        self.title = title
-        self.alt = title
+        self.height, self.title, self.alt = height, title, title
         self.write(MARGIN, 30, title, fontsize=15, fontweight="bold")
 
     def write(self, x: float, y: float, words: str, **how: Any) -> float:
-        """Writes on the line centred at y, x and y in pixels from the top left; returns the x where it ends."""
-        text = self.text(x / WIDTH, 1 - y / self.tall, words, **{"va": "center_baseline", **how})
+        """Writes with the line's middle at y, in pixels from the top left; returns the x where the text ends."""
+        text = self.text(x / WIDTH, 1 - y / self.height, words, **{"va": "center_baseline", **how})
         return float(text.get_window_extent().x1)
 
     def panel(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes at a place given in pixels from the top left."""
-        return self.add_axes((left / WIDTH, 1 - (top + height) / self.tall, width / WIDTH, height / self.tall))
+        """Axes at a place in pixels from the top left."""
+        return self.add_axes((left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height))
 
-    @property
-    def tall(self) -> float:
-        """The height in pixels."""
-        return float(self.bbox.height)
-
-    def write_png(self, to: Any) -> None:
-        """Writes a PNG with the alt text as its description."""
+    def png(self) -> bytes:
+        """The picture with its alt text inside. 256 colours are all it needs, at half the bytes."""
+        canvas, about, file = FigureCanvasAgg(self), PngInfo(), io.BytesIO()
         with _styled():
-            self.savefig(to, format="png", metadata={"Title": self.title, "Description": self.alt, "Software": None})
+            canvas.draw()
+        about.add_itxt("Title", self.title)
+        about.add_itxt("Description", self.alt)
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256)
+        image.save(file, "png", pnginfo=about, optimize=True)
+        return file.getvalue()
 
-    def write_svg(self, to: Any) -> None:
-        """Writes an SVG with the alt text as its description."""
+    def svg(self) -> bytes:
+        """The drawing with its alt text inside."""
+        file = io.BytesIO()
         about = {"Title": self.title, "Description": self.alt, "Creator": "labkit", "Date": None}
         with _styled():
-            self.savefig(to, format="svg", metadata=about)
+            self.savefig(file, format="svg", metadata=about)
+        return file.getvalue()
 
     def _repr_html_(self) -> str:
-        png = io.BytesIO()
-        self.write_png(png)
-        data = base64.b64encode(png.getvalue()).decode()
-        return (
-            f'<figure style="margin:0"><img style="max-width:100%;height:auto" width="{WIDTH}" '
-            f'src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}"></figure>'
-        )
+        source = f"data:image/png;base64,{base64.b64encode(self.png()).decode()}"
+        image = f'<img style="max-width:100%" width="{WIDTH}" src="{source}" alt="{html.escape(self.alt)}">'
+        return f'<figure style="margin:0">{image}</figure>'
 
 
 @dataclass(frozen=True)
@@ -157,19 +136,23 @@ class Group:
     rows: pd.DataFrame
 
     @property
-    def protocol(self) -> str:
-        """Its name in the table of protocols."""
-        return self.recordings[0].trial.protocol
+    def look(self) -> Look:
+        """How it is drawn."""
+        return LOOKS[self.recordings[0].trial.protocol]
+
+    @property
+    def ink(self) -> tuple[float, ...]:
+        """Its colour, as dark as text on white has to be (WCAG contrast 4.5)."""
+        colour = np.array(to_rgb(self.look.colour))
+        while colour**2.2 @ (0.2126, 0.7152, 0.0722) > 1.05 / 4.5 - 0.05:
+            colour *= 0.95
+        return tuple(float(part) for part in colour)
 
     @property
     def label(self) -> str:
-        """What it is called in a chart."""
-        thin = self.recordings[0].trial.payload is Payload.THIN
-        return PROTOCOLS[self.protocol].title + (", thin" if thin else "")
-
-    def count(self, *fates: Fate) -> int:
-        """Owed deliveries that met one of these fates, or all of them."""
-        return sum(recording.outcome.count(*(fates or Fate)) for recording in self.recordings)
+        """What it is called."""
+        trial = self.recordings[0].trial
+        return PROTOCOLS[trial.protocol].title + (", thin" if trial.payload is Payload.THIN else "")
 
     @property
     def verdict(self) -> str:
@@ -177,120 +160,64 @@ class Group:
         verdicts = {recording.outcome.verdict for recording in self.recordings}
         return next(verdict for verdict in ("inconclusive", "lossy", "complete") if verdict in verdicts)
 
+    def count(self, *fates: Fate) -> int:
+        """Owed deliveries that met one of these fates."""
+        return sum(recording.outcome.count(*fates) for recording in self.recordings)
+
+    def latencies_ms(self) -> NDArray[np.float64]:
+        """Of all its deliveries, sorted."""
+        return np.sort(np.concatenate([recording.latencies_ms() for recording in self.recordings]))
+
     def cautions(self) -> list[str]:
         """What a reader has to know before trusting its figures."""
-        delivered, owed = self.count(Fate.ON_TIME, Fate.LATE), self.count()
-        found = [f"only {_percent(delivered, owed)} arrived"] if delivered < owed else []
-        return found + (["inconclusive"] if self.verdict == "inconclusive" else [])
+        arrived, owed = self.count(Fate.ON_TIME, Fate.LATE), self.count(*Fate)
+        found = [f"only {_percent(arrived, owed)} arrived"] if arrived < owed else []
+        found += ["inconclusive"] if self.verdict == "inconclusive" else []
+        return found + (["⚠ generator saturated"] if "saturated" in self.rows and self.rows["saturated"].any() else [])
+
+
+Groups = dict[Guarantee, list[Group]]
 
 
 def latency(run: Run) -> Chart:
     """How long after it was due an event arrived: the distribution of each protocol, up to the rare slow ones."""
-    title = "Latency: how long after it was due did an event arrive?"
     note = (
-        "Latency is the first arrival minus the time the event was due, all subscribers together. A curve stops where "
-        f"fewer than {ENOUGH} deliveries lie beyond it, and says nothing of what never arrived. Dashed: the baselines."
+        "Latency: first arrival minus the time the event was due, all subscribers together. A curve stops where fewer "
+        f"than {ENOUGH} deliveries lie beyond it, and says nothing of events that never arrived. Dashed: the baselines."
     )
-    with _styled():
-        chart, groups, top = _open(run, Measure.LATENCY, title, note, lambda groups: 460)
-        span = (WIDTH - MARGIN - 74) / max(len(groups), 1)
-        everything = np.concatenate([np.zeros(0), *(_pooled(g) for some in groups.values() for g in some)])
-        most = max((len(_pooled(g)) for some in groups.values() for g in some), default=0)
-        nines = max(math.log10(max(most, 1) / ENOUGH), 1.0) * 1.03
-        low, high = max(everything.min(initial=1e9), 1e-3) / 1.3, max(everything.max(initial=1e-2), 1e-2) * 1.3
-        for column, (guarantee, members) in enumerate(groups.items()):
-            axes = chart.panel(74 + column * span, top + 30, span - 215, 380)
-            axes.set(xlim=(0, nines), ylim=(low, high), yscale="log")
-            _nines(axes, nines, labelled=column == 0, narrow=high / low < 100)
-            _heading(chart, 74 + column * span, top + 10, guarantee)
-            _curves(chart, axes, members)
-            chart.alt += f" {str(guarantee).capitalize()}: " + "; ".join(map(_told_latency, members)) + "."
-    return chart
+    title = "Latency: how long after it was due did an event arrive?"
+    return _draw(run, Measure.LATENCY, title, note, lambda groups: 440, _latency)
 
 
 def bandwidth(run: Run) -> Chart:
     """What one delivery, one set-up and one idle second cost in TCP stream bytes."""
-    title = "Bandwidth: how many bytes does a protocol spend on one event?"
     note = (
-        "TCP stream bytes at the link: no IP/TCP headers, no retransmissions. Per delivery: all bytes of the load "
-        "divided by what arrived. Set-up and idle: both directions together. Hatched: the baselines."
+        "TCP stream bytes at the link: no IP/TCP headers, no retransmissions. Per delivery: the bytes of the load over "
+        "the events that arrived. Set-up and idle: both directions together. A cut bar is longer. Hatched: the baselines."
     )
-    row, head = 27, 34
-    with _styled():
-        chart, groups, top = _open(
-            run, Measure.BANDWIDTH, title, note, lambda groups: 70 + sum(head + row * len(g) for g in groups.values())
-        )
-        if not groups:
-            return chart
-        costs = {id(group): _costs(group) for members in groups.values() for group in members}
-        height = sum(head + row * len(members) for members in groups.values())
-        panels = _byte_panels(chart, top + 26, height, list(costs.values()))
-        y = 0.0
-        for guarantee, members in groups.items():
-            _heading(chart, MARGIN, top + 26 + y + head / 2, guarantee)
-            y += head
-            for group in members:
-                _name(chart, MARGIN, top + 26 + y + row / 2, group)
-                _byte_bars(panels, y + row / 2, group, costs[id(group)])
-                y += row
-            told = (_told_bandwidth(group, costs[id(group)]) for group in members)
-            chart.alt += f" {str(guarantee).capitalize()}, bytes per delivery: " + "; ".join(told) + "."
-    return chart
+    title = "Bandwidth: how many bytes does a protocol spend on one event?"
+    return _draw(run, Measure.BANDWIDTH, title, note, lambda groups: 74 + _rows(groups)[-1], _bandwidth)
 
 
 def loss(run: Run) -> Chart:
     """What became of the deliveries owed while the link broke, and who could know of those that were lost."""
-    title = "Disconnect-loss: what became of the events when the link broke?"
     note = (
-        "Owed is every event offered while the subscription stood, the outage included. Inconclusive: deliveries were "
-        "still on their way when the trial ended, so what is missing cannot be called lost."
+        "Owed: every event offered while the subscription stood, the outage included. Inconclusive: something was still "
+        "on its way when the trial ended, so what is missing cannot be called lost."
     )
-    row = 54
-    with _styled():
-        chart, groups, top = _open(
-            run, Measure.LOSS, title, note, lambda groups: 118 + row * max(map(len, groups.values()))
-        )
-        if not groups:
-            return chart
-        x: float = MARGIN
-        for share in FATES.values():
-            patch = Rectangle((x, chart.tall - top - 9), 20, 12, facecolor=share.colour, hatch=share.hatch, lw=0)
-            patch.set(edgecolor="white", transform=IdentityTransform())
-            chart.add_artist(patch)
-            x = chart.write(x + 27, top + 3, share.label) + 24
-        span = (WIDTH - MARGIN) / len(groups)
-        for column, (guarantee, members) in enumerate(groups.items()):
-            left = MARGIN + column * span
-            _heading(chart, left, top + 40, guarantee)
-            axes = chart.panel(left + 146, top + 56, span - 146 - 175, row * len(members))
-            axes.set(xlim=(0, 100), ylim=(row * len(members), 0), xticks=(0, 25, 50, 75, 100))
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-            axes.set_xlabel("share of the deliveries owed  (arrived: more is better →)")
-            _bare(axes)
-            for number, group in enumerate(members):
-                y = row * (number + 0.5)
-                _name(chart, left, top + 56 + y, group, cautions=False)
-                _fates(axes, y, group)
-            chart.alt += f" {str(guarantee).capitalize()}: " + "; ".join(map(_told_loss, members)) + "."
-    return chart
-
-
-CHARTS: dict[Measure, Callable[[Run], Chart]] = {
-    Measure.LATENCY: latency,
-    Measure.BANDWIDTH: bandwidth,
-    Measure.LOSS: loss,
-}
+    title = "Disconnect-loss: what became of the events when the link broke?"
+    return _draw(run, Measure.LOSS, title, note, lambda groups: 110 + 54 * max(map(len, groups.values())), _loss)
 
 
 def save(run: Run, out: Path) -> list[Path]:
-    """Writes out/{latency,bandwidth,loss}.{png,svg} and returns their paths."""
+    """Writes out/{latency,bandwidth,loss}.{png,svg}; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for measure, draw in CHARTS.items():
+    for name, draw in (("latency", latency), ("bandwidth", bandwidth), ("loss", loss)):
         chart = draw(run)
-        for suffix, write in (("png", chart.write_png), ("svg", chart.write_svg)):
-            paths.append(out / f"{measure}.{suffix}")
-            write(paths[-1])
+        for path, data in ((out / f"{name}.png", chart.png()), (out / f"{name}.svg", chart.svg())):
+            path.write_bytes(data)
+            paths.append(path)
     return paths
 
 
@@ -299,68 +226,68 @@ def _styled() -> AbstractContextManager[None]:
     return matplotlib.style.context(["default", STYLE])
 
 
-def _open(
-    run: Run, measure: Measure, title: str, note: str, body: Callable[[dict[Guarantee, list[Group]]], float]
-) -> tuple[Chart, dict[Guarantee, list[Group]], float]:
-    """A chart with title, setting and notes; what there is to draw; and where to begin, in pixels from the top."""
+def _draw(
+    run: Run,
+    measure: Measure,
+    title: str,
+    note: str,
+    height: Callable[[Groups], float],
+    body: Callable[[Chart, Groups, float], None],
+) -> Chart:
+    """Title, setting, body and notes; where no trial finished, one sentence that says so."""
     frame: pd.DataFrame = getattr(run, measure)
-    recordings = run.of(measure)
-    found: dict[tuple[Guarantee, str, Payload], list[int]] = {}
-    for number, trial in enumerate(recording.trial for recording in recordings):
-        found.setdefault((trial.guarantee, trial.protocol, trial.payload), []).append(number)
-    groups: dict[Guarantee, list[Group]] = {}
-    for (guarantee, *_), numbers in sorted(found.items(), key=lambda item: list(Guarantee).index(item[0][0])):
-        groups.setdefault(guarantee, []).append(Group([recordings[n] for n in numbers], frame.iloc[numbers]))
-    trials = [recording.trial for recording in recordings]
-    setting = (
-        _setting(trials) if trials else [f"This run has no finished {measure} trial, so there is nothing to draw."]
-    )
+    trials = [recording.trial for recording in run.of(measure)]
+    keys = [(list(Guarantee).index(trial.guarantee), trial.protocol, trial.payload) for trial in trials]
+    groups: Groups = {}
+    for key in sorted(dict.fromkeys(keys), key=lambda key: key[0]):
+        mine = [number for number, other in enumerate(keys) if other == key]
+        group = Group([run.of(measure)[number] for number in mine], frame.iloc[mine])
+        groups.setdefault(trials[mine[0]].guarantee, []).append(group)
     failed = [name for name in run.errors if name.startswith(f"{measure}-")]
-    notes = textwrap.wrap(note, 165) if trials else []
-    notes += textwrap.wrap(f"Failed, and so not shown: {', '.join(failed)}.", 165) if failed else []
-    chart = Chart(60 + 17 * (len(setting) + len(notes)) + 30 + (body(groups) if groups else 0), title)
-    chart.alt = " ".join([title, *(f"{line}." for line in setting), *notes]).replace("..", ".")
-    for number, line in enumerate(setting):
-        chart.write(MARGIN, 56 + 17 * number, line, color=SOFT)
-    for number, line in enumerate(reversed(notes)):
-        chart.write(MARGIN, chart.tall - 20 - 17 * number, line, color=SOFT, fontsize=8)
-    return chart, groups, 56 + 17 * len(setting) + 12
+    lines = _setting(trials) if trials else [f"This run has no finished {measure} trial, so there is nothing to draw"]
+    notes = textwrap.wrap(note, 180) if trials else []
+    notes += textwrap.wrap(f"Failed, and so not shown: {', '.join(failed)}.", 180) if failed else []
+    top = 56 + 17 * len(lines) + 12
+    with _styled():
+        chart = Chart(top + (height(groups) if groups else 0) + 17 * len(notes) + 26, title)
+        chart.alt = " ".join([title, *(f"{line}." for line in lines)])
+        for number, line in enumerate(lines):
+            chart.write(MARGIN, 56 + 17 * number, line, color=SOFT)
+        for number, line in enumerate(reversed(notes)):
+            chart.write(MARGIN, chart.height - 20 - 17 * number, line, color=SOFT, fontsize=8)
+        if groups:
+            body(chart, groups, top)
+    chart.alt += f" Failed, and so not shown: {', '.join(failed)}." if failed else ""
+    return chart
 
 
 def _setting(trials: Sequence[Trial]) -> list[str]:
-    """In lines: what was offered, over which way, with which timings, through which outage, how often."""
-    guarded = any(trial.recovers for trial in trials)
-    timings = [f"heartbeat {_either(f'{t.timings.heartbeat:g}' for t in trials)} s"] if guarded else []
-    if polled := [t for t in trials if t.protocol == "polling"]:
-        timings.append(f"poll every {_either(f'{t.timings.poll:g}' for t in polled)} s")
-    if held := [t for t in trials if t.protocol == "longpolling"]:
-        timings.append(f"long poll held {_either(f'{t.timings.hold:g}' for t in held)} s")
-    route = _either("through the link" if t.linked else "producer and consumer connected directly" for t in trials)
-    lines = [_either(_offered(t.workload) for t in trials), ", ".join([route, *timings])]
-    lines[1] = lines[1][0].upper() + lines[1][1:]
-    if (repeats := max(t.repeat for t in trials)) > 1:
-        thin = "; thin lines: each repeat alone" if trials[0].measure is Measure.LATENCY else ""
-        lines[1] += f"; {repeats} repeats, pooled{thin}"
-    if any(t.outage for t in trials):
-        outages = (t.outage for t in trials if t.outage)
-        lines.append(
-            _either(
-                f"Outage {o.at:g} s into the load, for {o.lasts:g} s: {o.kind} ({OUTAGES[o.kind]})" for o in outages
-            )
-        )
-    return lines
+    """What was offered; over which way, with which timings, how often; through which outage."""
+    waits = {
+        "heartbeat {0.heartbeat:g} s": [t for t in trials if t.recovers],
+        "poll every {0.poll:g} s": [t for t in trials if t.protocol == "polling"],
+        "long poll held {0.hold:g} s": [t for t in trials if t.protocol == "longpolling"],
+    }
+    route = "All traffic through the link" if trials[0].linked else "Producer and consumer connected directly"
+    timed = [_either(words.format(t.timings) for t in those) for words, those in waits.items() if those]
+    repeats = max(t.repeat for t in trials)
+    pooled = ["; thin lines: each repeat", ""][trials[0].linked]
+    lines = [
+        _either(_offered(t.workload) for t in trials),
+        ", ".join([route, *timed]) + (f"; {repeats} repeats, pooled{pooled}" if repeats > 1 else ""),
+    ]
+    outages = [t.outage for t in trials if t.outage]
+    told = (f"Outage {o.at:g} s into the load, for {o.lasts:g} s: {o.kind} ({OUTAGES[o.kind]})" for o in outages)
+    return lines + ([_either(told)] if outages else [])
 
 
-def _offered(workload: Workload) -> str:
-    to = f"to {workload.subscribers:,} subscriber{'s' if workload.subscribers > 1 else ''}"
-    if workload.trace:
-        return f"Trace {Path(workload.trace).name} at {workload.speed:g} times its speed, {to}"
-    size = f"{workload.size:,} bytes" + ("" if workload.sizes == "fixed" else f" (median, {workload.sizes})")
-    topics = f" on {workload.topics:,} topics" if workload.topics > 1 else ""
-    return (
-        f"{workload.rate:,g} events/s of {size}{topics} for {workload.duration:g} s {to}, "
-        f"{workload.arrival} arrivals, seed {workload.seed}"
-    )
+def _offered(load: Workload) -> str:
+    to = f"to {load.subscribers:,} subscriber{'s' if load.subscribers > 1 else ''}"
+    if load.trace:
+        return f"Trace {Path(load.trace).name} at {load.speed:g} times its own speed, {to}"
+    size = f"{load.size:,} bytes" + ("" if load.sizes == "fixed" else f" (median, {load.sizes})")
+    what = f"{load.rate:,g} events/s of {size}" + (f" on {load.topics:,} topics" if load.topics > 1 else "")
+    return f"{what} for {load.duration:g} s {to}, {load.arrival} arrivals, seed {load.seed}"
 
 
 def _either(texts: Iterable[str]) -> str:
@@ -368,76 +295,260 @@ def _either(texts: Iterable[str]) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    """A share that never reads 0 % or 100 % unless it is."""
-    share = 100 * part / whole if whole else 0.0
-    digits = 0 if share in (0, 100) else 1
-    return f"{min(max(share, 0.1), 99.9) if digits else share:.{digits}f} %"
+    """A share that reads 0 % or 100 % only where it is."""
+    share = 100 * part / (whole or 1)
+    return f"{share:.0f} %" if part in (0, whole) else f"{min(max(share, 0.1), 99.9):.1f} %"
 
 
 def _bytes(value: float) -> str:
-    if abs(value) >= 100 or abs(value - round(value)) < 0.05 <= abs(value) or value == 0:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 0.05 else "<0.1"
-
-
-def _ink(protocol: str) -> tuple[float, ...]:
-    """The protocol's colour, as dark as text on white has to be (WCAG contrast 4.5)."""
-    colour = np.array(LOOKS[protocol].colour)
-    while np.dot(colour**2.2, (0.2126, 0.7152, 0.0722)) > 1.05 / 4.5 - 0.05:
-        colour *= 0.95
-    return tuple(float(part) for part in colour)
+    if 0 < value < 0.05:
+        return "<0.1"
+    return f"{value:,.0f}" if value >= 100 or abs(value - round(value)) < 0.05 else f"{value:.1f}"
 
 
 def _heading(chart: Chart, x: float, y: float, guarantee: Guarantee) -> None:
-    end = chart.write(x, y, str(guarantee), fontsize=11, fontweight="bold")
-    chart.write(end + 8, y, MEANING[guarantee], color=SOFT)
+    chart.write(
+        chart.write(x, y, str(guarantee), fontsize=11, fontweight="bold") + 8, y, MEANING[guarantee], color=SOFT
+    )
 
 
-def _name(chart: Chart, x: float, y: float, group: Group, cautions: bool = True) -> None:
-    warned = " · ".join(group.cautions()) if cautions else ""
-    chart.write(x, y - (6 if warned else 0), group.label, color=_ink(group.protocol), fontweight="bold")
-    if warned:
-        chart.write(x, y + 7, warned, fontsize=8)
+def _latency(chart: Chart, groups: Groups, top: float) -> None:
+    """Curves on an axis of nines, one panel for each guarantee."""
+    samples = [group.latencies_ms() for members in groups.values() for group in members]
+    every = np.concatenate([*samples, [] if sum(map(len, samples)) else [0.1, 1.0]])
+    low, high = max(every.min(), 1e-3) / 1.3, max(every.max(), 2e-3) * 1.3
+    nines = max(math.log10(max(map(len, samples)) / ENOUGH + 1e-9), 1.0) + 0.05
+    nines = max(nines, math.ceil(nines - 0.3) + 0.05)
+    shares = [0.5] + [1 - 10.0**-n for n in range(1, math.floor(nines) + 1)]
+    metric, span = METRICS["p50_ms"], (WIDTH - MARGIN - 74) / len(groups)
+    for column, (guarantee, members) in enumerate(groups.items()):
+        _heading(chart, 74 + column * span, top + 8, guarantee)
+        axes = chart.panel(74 + column * span, top + 28, span - 215, 370)
+        axes.set(xlim=(0, nines), ylim=(low, high), yscale="log", xlabel="share of deliveries at least this fast")
+        axes.set_xticks([-math.log10(1 - share) for share in shares], [f"{100 * share:.8g} %" for share in shares])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        if column == 0:
+            axes.set_ylabel(f"latency in {metric.unit}, log scale  (← {metric.better} is better)")
+        chart.alt += f" {str(guarantee).capitalize()}: {'; '.join(_curves(chart, axes, members))}."
 
 
-def _bare(axes: Axes) -> None:
-    axes.yaxis.set_major_locator(NullLocator())
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(length=0)
-
-
-def _pooled(group: Group) -> NDArray[np.float64]:
-    return np.sort(np.concatenate([recording.latencies_ms() for recording in group.recordings]))
-
-
-def _nines(axes: Axes, nines: float, labelled: bool, narrow: bool) -> None:
-    """Percentiles at equal steps for each tenth that remains, milliseconds in plain numbers."""
-    shares = [0.0, 0.5] + [1 - 10.0**-n for n in range(1, math.floor(nines + 0.02) + 1)]
-    axes.set_xticks([-math.log10(1 - share) for share in shares], [f"{100 * share:.8g} %" for share in shares])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.tick_params(length=0, labelleft=labelled)
-    axes.set_xlabel("share of the deliveries that were at least this fast")
-    if labelled:
-        metric = METRICS["p50_ms"]
-        axes.set_ylabel(f"latency in {metric.unit}, log scale  (← {metric.better} is better)")
-
-
-def _curves(chart: Chart, axes: Axes, members: list[Group]) -> None:
-    """Curves, and at their ends names and figures, moved apart as far as they need."""
-    (nines, (low, high)), box = (axes.get_xlim()[1], axes.get_ylim()), axes.bbox
-    texts, ends = [], []
+def _curves(chart: Chart, axes: Axes, members: list[Group]) -> list[str]:
+    """Draws curves, and beside them names and figures, moved apart as far as they need; returns those in words."""
+    box, blocks, ends = axes.bbox, [], []
     for group in members:
-        look, ordered = LOOKS[group.protocol], _pooled(group)
-        texts.append([group.label, _figures(ordered), *_warnings(group)])
-        ends.append((1.0, 0.98))
+        look, ordered = group.look, group.latencies_ms()
+        blocks.append([_figures(ordered), *group.cautions()])
+        ends.append((1.0, 1.0))
         if len(ordered) <= ENOUGH:
             continue
-        how: dict[str, Any] = {"color": look.colour, "linestyle": look.dash, "clip_on": False}
-        faint = 0.4 if group.saturated else 1.0
-        if len(group.recordings) > 1:
-            for recording in group.recordings:
-                axes.plot(*_curve(recording.latencies_ms()), lw=0.7, alpha=0.5 * faint, **how)
+        saturated = bool(group.rows["saturated"].any())
+        how: dict[str, Any] = {"color": look.colour, "clip_on": False, "alpha": 0.35 if saturated else 1.0}
+        for each in (r.latencies_ms() for r in group.recordings[: len(group.recordings) * (len(group.recordings) > 1)]):
+            axes.plot(*_curve(each), ls=look.dash, lw=0.6, **how)
         x, y = _curve(ordered)
-        axes.plot(x, y, lw=2, alpha=faint, **how)
+        axes.plot(x, y, ls=look.dash, lw=2, **how)
+        marks = [tick for tick in axes.get_xticks() if tick <= x[-1]]
+        axes.plot(marks, np.interp(marks, x, y), look.marker, mfc="white" if saturated else look.colour, **how)
+        ends[-1] = axes.transAxes.inverted().transform(axes.transData.transform((x[-1], y[-1])))
+    heights = [25.0 + 13 * len(block) for block in blocks]
+    centres = _dodge([end[1] * box.height for end in ends], heights, -20, box.height + 20)
+    for group, block, end, height, centre in zip(members, blocks, ends, heights, centres, strict=True):
+        path = ((end[0], 1, 1 + 22 / box.width), (end[1], end[1], centre / box.height))
+        if end[0] < 1:
+            axes.plot(
+                *path, ":" if end[0] < 0.85 else "-", lw=0.8, color=group.ink, transform=axes.transAxes, clip_on=False
+            )
+        left, y = box.x1 + 27, chart.height - box.y0 - centre - height / 2 + 12
+        chart.write(left, y, group.label, color=group.ink, fontweight="bold")
+        for number, line in enumerate(block):
+            chart.write(left, y + 14 + 13 * number, line, fontsize=8, fontweight="bold" if number else "normal")
+    return [", ".join([group.label, *block]).replace(" ·", ",") for group, block in zip(members, blocks, strict=True)]
+
+
+def _curve(ordered: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nines and milliseconds, up to where too few samples remain."""
+    nines = np.linspace(0, math.log10(max(len(ordered), ENOUGH) / ENOUGH), 200)
+    return nines, np.maximum(np.quantile(ordered, 1 - 10**-nines), 1e-3) if len(ordered) else nines * np.nan
+
+
+def _dodge(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
+    """Centres nearest to those wanted (least squares, by isotonic regression), none overlapping, within the limits."""
+    order = np.argsort(wanted, kind="stable")
+    tall, n = np.array(heights)[order], len(order)
+    stacked = np.cumsum(tall) - tall / 2
+    free = np.array(wanted)[order] - stacked
+    fit = [max(min(free[i : k + 1].mean() for k in range(j, n)) for i in range(j + 1)) for j in range(n)]
+    centres = np.empty(n)
+    centres[order] = np.clip(fit, low, max(high - tall.sum(), low)) + stacked
+    return [float(centre) for centre in centres]
+
+
+def _figures(ordered: NDArray[np.float64]) -> str:
+    """Median and 99th percentile, as far as the samples allow."""
+    p50, p99, (_, unit, digits, _) = percentile(ordered, 0.5), percentile(ordered, 0.99), METRICS["p50_ms"]
+    if p50 is None:
+        return f"{len(ordered)} arrived, too few for p50" if len(ordered) else "nothing arrived"
+    rest = f" {unit}, too few for p99" if p99 is None else f" · p99 {p99:,.{digits}f} {unit}"
+    return f"p50 {p50:,.{digits}f}{rest}"
+
+
+class Cost(NamedTuple):
+    """Bytes to the producer, to the consumer, and the part of the latter that is payload."""
+
+    up: float
+    down: float
+    payload: float = 0.0
+
+
+COLUMNS = (
+    (214, 504, "to the consumer:", "bytes per delivery"),
+    (752, 174, "set-up, per subscriber", "bytes"),
+    (952, 174, "idle, per subscriber", "bytes/s"),
+)
+"""Left edge, width, heading and unit of each panel of bars, in the order of `_costs`."""
+
+
+def _costs(group: Group) -> list[Cost]:
+    """Of a delivery (NaN where nothing arrived); of set-up and of an idle second per subscriber, both ways together."""
+    total, mean = group.rows.sum(numeric_only=True), group.rows.mean(numeric_only=True)
+    arrived, hosts = float(total["deliveries"]) or math.nan, group.recordings[0].trial.workload.subscribers
+    return [
+        Cost(total["load_up"] / arrived, total["load_down"] / arrived, total["payload_bytes"] / arrived),
+        Cost(0, (mean["setup_up"] + mean["setup_down"]) / hosts),
+        Cost(0, (mean["idle_up_per_s"] + mean["idle_down_per_s"]) / hosts),
+    ]
+
+
+def _rows(groups: Groups) -> list[float]:
+    """Where the bars of each guarantee begin, and where the last end, in pixels from the top of the panel."""
+    return [float(y) for y in np.cumsum([34] + [32 * len(members) + 34 for members in groups.values()])]
+
+
+def _bandwidth(chart: Chart, groups: Groups, top: float) -> None:
+    """Bars: a delivery's bytes in both directions, and beside them what it costs to connect and to stay idle."""
+    places: list[tuple[float, Group]] = []
+    for start, (guarantee, members) in zip(_rows(groups), groups.items(), strict=False):
+        _heading(chart, MARGIN, top + 24 + start - 14, guarantee)
+        places += [(start + 32 * number + 16, group) for number, group in enumerate(members)]
+    height, better = _rows(groups)[-1] - 34, METRICS["overhead_per_delivery"].better
+    for y, group in places:
+        words = " · ".join(group.cautions())
+        chart.write(MARGIN, top + 24 + y - (6 if words else 0), group.label, color=group.ink, fontweight="bold")
+        chart.write(MARGIN, top + 24 + y + 8, words, fontsize=8)
+    costs = [_costs(group) for _, group in places]
+    for number, (left, width, words, unit) in enumerate(COLUMNS):
+        axes = chart.panel(left, top + 24, width, height)
+        zero = left + _bars(axes, places, [cost[number] for cost in costs])
+        axes.set_xlabel(f"{unit}  ({'← ' if number else '→ towards 0: '}{better} is better{'' if number else ' ←'})")
+        end = chart.write(zero + (0 if number else 8), top + 10, words, fontweight="bold")
+        if number == 0:
+            chart.write(zero - 8, top + 10, "to the producer", fontweight="bold", ha="right")
+            end = chart.write(end + 8, top + 10, "■", color=PALE, fontsize=12)
+            chart.write(end + 4, top + 10, "payload + overhead", color=SOFT)
+    for guarantee, members in groups.items():
+        told = (_told(group, *cost) for (_, group), cost in zip(places, costs, strict=True) if group in members)
+        chart.alt += f" {str(guarantee).capitalize()}, bytes per delivery, payload + overhead: {'; '.join(told)}."
+
+
+def _bars(axes: Axes, places: list[tuple[float, Group]], costs: list[Cost]) -> float:
+    """Bars to the right of a zero line and, where anything flows to the producer, to its left; where zero is."""
+    width, both = axes.bbox.width, any(cost.payload for cost in costs)
+    up, down = _cap([cost.up for cost in costs]), _cap([cost.down for cost in costs])
+    before, after = (56, 96) if both else (0, 62)
+    zero = max(before + up * (width - before - after) / (up + down), 110 if both else 0)
+    scale = (width - zero - after) / down
+    axes.set(xlim=(-zero / scale, (width - zero) / scale), ylim=(axes.bbox.height, 0), yticks=())
+    axes.xaxis.set_major_locator(MaxNLocator(6 if both else 3))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,g}")
+    axes.spines["left"].set_visible(False)
+    axes.axvline(0, color=SOFT, lw=1)
+    for (y, group), cost in zip(places, costs, strict=True):
+        tag: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline", "fontsize": 8}
+        if math.isnan(cost.down):
+            axes.annotate("nothing arrived", (0, y), (4, 0), **tag)
+            continue
+        axes.barh(y, min(cost.payload, cost.down, down), height=16, color=PALE)
+        ways = [(1, cost.down, down, _spent(cost)), *([(-1, cost.up, up, _bytes(cost.up))] if both else [])]
+        for sign, end, cap, label in ways:
+            start, stop = min(cost.payload, end, cap) if sign > 0 else 0.0, sign * min(end, cap)
+            axes.barh(
+                y,
+                stop - start,
+                left=start,
+                height=16,
+                color=group.look.colour,
+                hatch=group.look.hatch,
+                ec="white",
+                lw=0,
+            )
+            if end > cap:
+                cut = stop - sign * 14 / scale + np.array([-5, 0, 5, 0]) / scale
+                axes.fill(cut, [y + 9, y + 9, y - 9, y - 9], color="white", lw=0, zorder=3)
+            axes.annotate(label, (stop, y), (4 * sign, 0), ha="left" if sign > 0 else "right", **tag)
+    return zero
+
+
+def _cap(values: Sequence[float]) -> float:
+    """Where bars are cut: one value far beyond the others must not flatten them."""
+    there = [value for value in values if value > 0]
+    return min(max(there), 8 * float(np.median(there))) if there else 1e-9
+
+
+def _spent(cost: Cost) -> str:
+    over = cost.down - cost.payload
+    return f"{_bytes(cost.payload)} {'−' if over < 0 else '+'} {_bytes(abs(over))}" if cost.payload else _bytes(over)
+
+
+def _told(group: Group, load: Cost, setup: Cost, idle: Cost) -> str:
+    """A row of bars in words."""
+    to = "nothing" if math.isnan(load.down) else f"{_spent(load)} to the consumer and {_bytes(load.up)} to the producer"
+    stay = f"set-up {_bytes(setup.down)} bytes and idle {_bytes(idle.down)} bytes/s per subscriber"
+    return ", ".join([f"{group.label} {to}", stay, *group.cautions()])
+
+
+def _loss(chart: Chart, groups: Groups, top: float) -> None:
+    """One bar of shares for each protocol, one panel for each guarantee, a line of keys above."""
+    x, span = float(MARGIN), (WIDTH - MARGIN) / len(groups)
+    for words, colour, hatch in FATES.values():
+        axes = chart.panel(x, top - 3, 22, 13)
+        axes.barh(0, 1, color=colour, hatch=hatch, ec="white", lw=0)
+        axes.set(xlim=(0, 1), ylim=(-0.4, 0.4))
+        axes.set_axis_off()
+        x = chart.write(x + 29, top + 4, words) + 24
+    for column, (guarantee, members) in enumerate(groups.items()):
+        left = MARGIN + column * span
+        _heading(chart, left, top + 38, guarantee)
+        axes = chart.panel(left + 146, top + 52, span - 146 - 170, 54 * len(members))
+        axes.set(xlim=(0, 100), ylim=(54 * len(members), 0), yticks=(), xticks=(0, 25, 50, 75, 100))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+        axes.set_xlabel("share of deliveries owed  (arrived: more is better →)")
+        axes.spines["left"].set_visible(False)
+        told = []
+        for number, group in enumerate(members):
+            y = 54 * number + 27
+            chart.write(left, top + 52 + y, group.label, color=group.ink, fontweight="bold")
+            told.append(_shares(axes, y, group))
+        chart.alt += f" {str(guarantee).capitalize()}: {'; '.join(told)}."
+
+
+def _shares(axes: Axes, y: float, group: Group) -> str:
+    """One bar, at its end the verdict; returns the same in words."""
+    at, owed, lost = 0.0, group.count(*Fate), group.count(Fate.REJECTED, Fate.GAP_SEEN, Fate.SILENT)
+    for fate, (_, colour, hatch) in FATES.items():
+        share = 100 * group.count(fate) / (owed or 1)
+        axes.barh(y, share, left=at, height=24, color=colour, hatch=hatch, ec="white", lw=0)
+        at += share
+    lines = [f"{group.verdict}: {_percent(lost, owed)} lost", f"{lost:,} of {owed:,}"]
+    if group.verdict == "inconclusive":
+        lines = [group.verdict, f"{_percent(lost, owed)} missing, {lines[1]}"]
+        axes.barh(y, 100, height=36, color="none", hatch="..", ec=SOFT, lw=1, ls="--", clip_on=False)
+    if again := int(group.rows["duplicated"].sum()):
+        lines.append(f"+{again:,} duplicate{'s' if again > 1 else ''}")
+    for number, line in enumerate(lines):
+        how: dict[str, Any] = {"fontsize": 8} if number else {"fontweight": "bold"}
+        down = 9.4 * (number - (len(lines) - 1) / 2)
+        axes.annotate(line, (100, y), (7, -down), textcoords="offset points", va="center_baseline", **how)
+    fates = (f"{group.count(fate):,} {FATES[fate][0]}" for fate in FATES if group.count(fate))
+    return f"{group.label} {', '.join(lines)} ({', '.join(fates)})"

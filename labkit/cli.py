@@ -138,7 +138,7 @@ def _outage(kind: str | None, workload: Workload) -> str | None:
 
 
 def _launch(options: argparse.Namespace, argv: list[str]) -> int:
-    from labkit.launch import launch
+    from labkit.server import launch
 
     with launch(options.protocol, options.port, options.rate) as server:
         print(server)

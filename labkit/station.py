@@ -33,12 +33,14 @@ class Node:
                 stderr=errors,
             )
         self._answers: queue.Queue[bytes | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._answers.put(line)
+        with self._process.stdout as answers:
+            for line in answers:
+                self._answers.put(line)
         self._answers.put(None)
 
     def tell(self, do: str, **arguments: Any) -> None:
@@ -80,18 +82,23 @@ class Node:
             f"The {self.role} process ended (status {status}; {lines[-1] if lines else 'it said nothing'})."
         )
 
-    def close(self) -> None:
-        """Closes the child's standard input, which ends it, and waits; kills it, and what it owns, if it does not."""
+    def hang_up(self) -> None:
+        """Closes the child's standard input, which ends it."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
         except OSError:
             pass  # it is gone already, with the pipe unflushed
+
+    def close(self) -> None:
+        """Hangs up and waits for the child's end; kills it, and what it owns, if that does not come."""
+        self.hang_up()
         try:
             self._process.wait(4)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join(1)
         if self._process.returncode and self.owned:
             _kill(self.owned)
         if self._log.exists() and not self._log.stat().st_size:
@@ -132,10 +139,6 @@ class Station:
         """Ends all nodes, together."""
         nodes, self._nodes = list(self._nodes.values()), {}
         for node in nodes:
-            assert node._process.stdin is not None
-            try:
-                node._process.stdin.close()
-            except OSError:
-                pass
+            node.hang_up()
         for node in nodes:
             node.close()

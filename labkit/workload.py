@@ -194,7 +194,7 @@ def _check(name: str, value: float, low: float, high: float, unit: str, whole: b
     kind = "a whole number" if whole else "a number"
     fits = isinstance(value, int) if whole else isinstance(value, int | float)
     if not fits or isinstance(value, bool) or not low <= value <= high:
-        raise UsageError(f"{name} is {value!r}; it has to be {kind} from {low:,g} to {high:,g} {unit}.")
+        raise UsageError(f"{name} is {value!r}; it has to be {kind} from {low:,.10g} to {high:,.10g} {unit}.")
 
 
 def _choose(name: str, value: str, table: dict[str, Any]) -> None:

@@ -15,8 +15,9 @@ from urllib.parse import urlencode
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 from labkit.errors import TrialError
-from labkit.event import encode_id, sequence_of
+from labkit.event import encode_gap, encode_id, sequence_of
 from labkit.ledger import Kind, Ledger
+from labkit.protocols.eventlog import Gap
 from labkit.trial import Trial
 from labkit.workload import Scheduled
 
@@ -273,6 +274,12 @@ def port_error(error: OSError, port: int) -> TrialError:
     if error.errno in (errno.EADDRINUSE, errno.EACCES):
         return TrialError(f"Port {port} is in use or not allowed; choose another, or leave it out to get a free one.")
     return TrialError(f"No server could be opened on {HOST}:{port} ({error.strerror}).")
+
+
+def gap_response(gap: Gap) -> web.Response:
+    """The answer to a cursor that is evicted or unknown: 410, and which events are still to be had."""
+    signal = encode_gap(max(gap.after, 0), gap.oldest)
+    return web.Response(status=410, body=signal, content_type="application/json")
 
 
 def http_session(timeout: float | None = None) -> ClientSession:

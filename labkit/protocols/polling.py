@@ -13,9 +13,9 @@ from typing import TypeVar
 from aiohttp import ClientError, ClientResponse, web
 
 from labkit.errors import TrialError
-from labkit.event import decode_gap, decode_id, encode_gap, encode_id
+from labkit.event import decode_gap, decode_id, encode_id
 from labkit.ledger import Kind
-from labkit.protocols.base import Consumer, Producer, http_session, serve_http
+from labkit.protocols.base import Consumer, Producer, gap_response, http_session, serve_http
 from labkit.protocols.eventlog import EventLog, Gap
 from labkit.workload import Scheduled
 
@@ -55,9 +55,7 @@ class PollingProducer(Producer):
         try:
             items = await self._within(wait, lambda: self._log.after(cursor, topic, PAGE))
         except Gap as gap:
-            return web.Response(
-                status=410, body=encode_gap(max(gap.after, 0), gap.oldest), content_type="application/json"
-            )
+            return gap_response(gap)
         return _answer(items) if items else _unchanged(self._log.get(cursor))
 
     async def _within(self, wait: float, look: Callable[[], Found]) -> Found:

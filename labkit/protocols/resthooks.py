@@ -16,9 +16,9 @@ from urllib.parse import urlencode, urlsplit
 from aiohttp import ClientError, web
 
 from labkit.errors import TrialError
-from labkit.event import TOPIC, decode_gap, decode_id, encode_gap, encode_id, sequence_of
+from labkit.event import TOPIC, decode_gap, decode_id, encode_id, sequence_of
 from labkit.ledger import Kind
-from labkit.protocols.base import Consumer, Producer, http_session, serve_http
+from labkit.protocols.base import Consumer, Producer, gap_response, http_session, serve_http
 from labkit.protocols.delivery import Endpoint, Receiver, drained
 from labkit.protocols.eventlog import EventLog, Gap
 from labkit.protocols.openapi import DOCUMENT
@@ -125,9 +125,7 @@ class RestHooksProducer(Producer):
         try:
             items = self._log.after(-2 if cursor is None else cursor, request.query.get("topic"), PAGE)
         except Gap as gap:
-            return web.Response(
-                status=410, body=encode_gap(max(gap.after, 0), gap.oldest), content_type="application/json"
-            )
+            return gap_response(gap)
         return web.Response(body=b"".join(item.raw + b"\n" for item in items), content_type=NDJSON)
 
     async def _event(self, request: web.Request) -> web.Response:

@@ -1,0 +1,47 @@
+"""Imports only run downwards, and the versions asked for are the same everywhere."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def requirements() -> dict[str, str]:
+    """Name and lower bound of each dependency in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = {}
+    for line in project["dependencies"]:
+        match = re.match(r"([a-z-]+)>=([\d.]+)", line)
+        assert match, line
+        found[match[1]] = match[2]
+    return found
+
+
+def test_imports_only_run_downwards() -> None:
+    script = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_conda_asks_for_what_pip_asks_for() -> None:
+    text = (ROOT / "environment.yml").read_text()
+    listed = dict(re.findall(r"- ([a-z-]+?)(?:-base)? >=([\d.]+)", text))
+    # uvloop is optional, and not to be had on Windows.
+    wanted = {name: bound for name, bound in requirements().items() if name != "uvloop"}
+    assert {name: listed.get(name) for name in wanted} == wanted
+    assert "- -e ." in text
+
+
+def test_every_dependency_is_pinned_and_no_pin_names_an_index() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    assert not re.search(r"https?:|--", text)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in text.splitlines() if "==" in line}
+    assert set(requirements()) <= pinned
+
+
+def test_no_module_is_too_long_for_one_noun() -> None:
+    lengths = {path.name: path.read_text().count("\n") for path in (ROOT / "labkit").rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}

@@ -1,0 +1,186 @@
+"""The command line as a user meets it: real processes, exit statuses, files on disk."""
+
+import csv
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from labkit.cli import main
+from labkit.protocols import PROTOCOLS
+
+SMALL = ["--rate", "100", "--subscribers", "3", "--duration", "0.6"]
+HEADERS = {
+    "latency": "protocol,guarantee,trial,subscribers,deliveries,p50_ms,p90_ms,p99_ms,max_ms,lateness_p99_ms,saturated",
+    "bandwidth": (
+        "protocol,guarantee,trial,deliveries,payload_bytes,setup_up,setup_down,load_up,load_down,"
+        "idle_up_per_s,idle_down_per_s,overhead_per_delivery"
+    ),
+    "loss": (
+        "protocol,guarantee,outage,trial,owed,delivered,lost,rejected,gap_seen,silent,duplicated,"
+        "reordered,unexpected,corrupt,noticed_ms,recovered_ms,verdict"
+    ),
+}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One comparison of everything, made through the command line."""
+    out = tmp_path_factory.mktemp("compare") / "run"
+    assert main(["compare", *SMALL, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize("measure", HEADERS)
+def test_compare_writes_each_table_with_the_columns_of_the_contract(run: Path, measure: str) -> None:
+    path = run / f"{measure}.csv"
+    assert path.read_text().split("\n")[0] == HEADERS[measure]
+    pairs = {(row["protocol"], row["guarantee"]) for row in rows(path)}
+    assert pairs == {(protocol, g) for protocol in PROTOCOLS for g in ("at-most-once", "at-least-once")}
+
+
+def test_every_delivery_is_accounted_for_and_recovery_recovers(run: Path) -> None:
+    for row in rows(run / "loss.csv"):
+        assert int(row["owed"]) == int(row["delivered"]) + int(row["lost"])
+        assert int(row["lost"]) == int(row["rejected"]) + int(row["gap_seen"]) + int(row["silent"])
+        assert row["unexpected"] == row["corrupt"] == "0"
+        if row["guarantee"] == "at-least-once":
+            assert (row["lost"], row["verdict"]) == ("0", "complete"), row
+        elif row["protocol"] in ("websocket", "sse", "pubsub"):
+            assert int(row["lost"]) > 0, row
+
+
+def test_the_manifest_says_what_was_offered_and_that_all_were_offered_the_same(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["workload"]["rate"] == 100
+    assert {entry["digest"] for entry in manifest["trials"].values()} == {manifest["digest"]}
+    assert len(manifest["trials"]) == 42
+
+
+def test_charts_redraws_the_same_files_and_touches_nothing_else(run: Path, tmp_path: Path) -> None:
+    before = hashes(run)
+    assert main(["charts", str(run), "--out", str(tmp_path)]) == 0
+    assert hashes(run) == before
+    assert hashes(tmp_path) == {name.split("/")[1]: h for name, h in before.items() if name.startswith("charts/")}
+    assert len(hashes(tmp_path)) == 6
+
+
+def test_a_run_folder_that_holds_something_is_refused_and_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = hashes(run)
+    assert main(["compare", *SMALL, "--out", str(run)]) == 2
+    assert "already holds something" in capsys.readouterr().err
+    assert hashes(run) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rate", "0"], ["rate is 0.0", "0.1", "1,000,000"]),
+        (["--rate", "nan"], ["rate is nan"]),
+        (["--size", "20"], ["size is 20", "envelope"]),
+        (["--subscribers", "0"], ["subscribers is 0", "5,000"]),
+        (["--protocol", "carrier-pigeon"], ["'carrier-pigeon'", "websocket"]),
+        (["--guarantee", "exactly-once"], ["'exactly-once'", "at-least-once"]),
+        (["--outage", "earthquake"], ["'earthquake'", "reset"]),
+        (["--arrival", "sometimes"], ["'sometimes'", "poisson"]),
+        (["--repeat", "0"], ["repeat is 0", "100"]),
+        (["--trace", "nowhere.jsonl"], ["'nowhere.jsonl'", "does not exist"]),
+        (["--speed", "60"], ["--speed", "--trace"]),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_starts(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *arguments, "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("labkit: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_does_not_go_with_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("time,type\n0,a\n1,b\n")
+    assert main(["compare", "--trace", str(log), "--rate", "5"]) == 2
+    assert "--rate 5.0 does not go with --trace" in capsys.readouterr().err
+
+
+def test_a_trace_with_a_missing_column_names_the_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("when,type\n0,a\n")
+    assert main(["compare", "--trace", str(log), "--out", str(tmp_path / "run")]) == 2
+    assert "no column 'time' (found: when, type)" in capsys.readouterr().err
+
+
+def test_charts_of_what_is_no_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["charts", str(tmp_path)]) == 2
+    assert "no manifest.json" in capsys.readouterr().err
+
+
+def test_a_repository_s_history_reaches_every_subscriber_of_every_protocol(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository, log, out = tmp_path / "repository", tmp_path / "pushes.jsonl", tmp_path / "run"
+    git = ["git", "-C", str(repository), "-c", "user.name=Ada Lovelace", "-c", "user.email=ada@example.org"]
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    for number in range(30):
+        (repository / "notes.txt").write_text(f"line {number}\n")
+        subprocess.run([*git, "add", "."], check=True)
+        when = {"GIT_AUTHOR_DATE": f"{1_700_000_000 + number * 60} +0000"}
+        when["GIT_COMMITTER_DATE"] = when["GIT_AUTHOR_DATE"]
+        subprocess.run([*git, "commit", "-qm", f"Change {number}"], check=True, env={**when, "PATH": "/usr/bin:/bin"})
+    assert main(["trace", "git", str(repository), "--out", str(log)]) == 0
+    assert "Ada" not in log.read_text()
+    assert "ada@" not in log.read_text()
+    speed = str(29 * 60 / 0.8)
+    assert main(["compare", "--trace", str(log), "--speed", speed, "--subscribers", "2", "--out", str(out)]) == 0
+    for row in rows(out / "loss.csv"):
+        if row["guarantee"] == "at-least-once":
+            assert (row["owed"], row["delivered"]) == ("60", "60"), row
+    for row in rows(out / "latency.csv"):
+        if (row["protocol"], row["guarantee"]) != ("polling", "at-most-once"):
+            assert int(row["deliveries"]) >= 58 if row["protocol"] == "longpolling" else row["deliveries"] == "60", row
+
+
+def test_ctrl_c_keeps_the_finished_trials_and_leaves_no_process(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "labkit", "compare", "--protocol", "sse", "pubsub", "--out", str(out)]
+    lab = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finished = out / "trials" / "latency-sse-at-most-once-1"
+    deadline = time.monotonic() + 30
+    while not finished.exists() and lab.poll() is None and time.monotonic() < deadline:
+        psutil.wait_procs([psutil.Process(lab.pid)], timeout=0.05)
+    children = psutil.Process(lab.pid).children(recursive=True)
+    assert children
+    lab.send_signal(signal.SIGINT)
+    _, errors = lab.communicate(timeout=30)
+    assert lab.returncode == 130
+    assert "the finished trials are in" in errors
+    assert "Traceback" not in errors
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert rows(out / "latency.csv")[0]["protocol"] == "sse"
+    assert not [path for path in (out / "trials").iterdir() if path.name.startswith(".")]
+
+
+def test_importing_labkit_loads_none_of_the_heavy_libraries() -> None:
+    heavy = ["pandas", "matplotlib", "numpy", "aiohttp", "websockets", "nats", "uvloop", "IPython"]
+    code = f"import sys, labkit; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

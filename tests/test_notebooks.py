@@ -1,0 +1,67 @@
+"""The form of every notebook; that they run is shown by nbval in the same test run."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+CHECKED = "NBVAL_CHECK_OUTPUT"
+
+
+def cells(path: Path, kind: str) -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def source(cell: dict[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def outputs(path: Path) -> str:
+    return json.dumps([cell["outputs"] for cell in cells(path, "code")])
+
+
+def test_there_is_a_notebook() -> None:
+    assert "00_side_by_side.ipynb" in [path.name for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestForm:
+    def test_it_opens_with_questions_objectives_and_minutes(self, path: Path) -> None:
+        opening = source(cells(path, "markdown")[0])
+        for heading in ("Questions", "Objectives", "minutes"):
+            assert heading in opening
+
+    def test_it_closes_with_key_points_and_roads_not_taken(self, path: Path) -> None:
+        closing = source(cells(path, "markdown")[-1])
+        assert "Key points" in closing
+        assert "Roads not taken" in closing
+
+    def test_no_cell_is_longer_than_ten_lines(self, path: Path) -> None:
+        long = [source(cell) for cell in cells(path, "code") if len(source(cell).splitlines()) > 10]
+        assert long == []
+
+    def test_it_is_committed_executed_without_errors(self, path: Path) -> None:
+        code = [cell for cell in cells(path, "code") if source(cell).strip()]
+        assert all(cell["execution_count"] for cell in code)
+        kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
+        assert "error" not in kinds
+        assert kinds
+
+    def test_checked_cells_have_a_stored_output(self, path: Path) -> None:
+        checked = [cell for cell in cells(path, "code") if CHECKED in source(cell)]
+        assert checked
+        assert all(cell["outputs"] for cell in checked)
+
+    def test_every_picture_has_an_alternative_text(self, path: Path) -> None:
+        pictures = re.findall(r"<img [^>]*>", outputs(path))
+        assert pictures
+        assert all(re.search(r'alt=\\"[^\\"]{40,}', picture) for picture in pictures)
+        assert "image/png" not in outputs(path).replace("data:image/png", "")
+
+    def test_it_is_small_and_names_no_path_of_a_machine(self, path: Path) -> None:
+        text = path.read_text()
+        assert len(text) < 1_000_000
+        assert not re.search(r'"/(home|root|tmp|work|Users|usr)/', text)
