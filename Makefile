@@ -25,7 +25,10 @@ lab: .venv/ready
 	$(BIN)/labkit lab $(ARGS)
 
 notebooks: .venv/ready
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter execute --inplace --NotebookClient.store_widget_state=False --NotebookClient.record_timing=False notebooks/*.ipynb
+	# A progress bar is for the one who waits; without its kernel it would show 0 % forever.
+	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace \
+		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags progress notebooks/*.ipynb
 
 bench: .venv/ready
 	$(BIN)/python bench/floor.py

@@ -144,11 +144,13 @@ def _first_arrivals(arrivals: Records, offer: Offer, shape: tuple[int, ...]) -> 
     cells = arrivals["subscriber"].astype(np.int64) * shape[1] + arrivals["sequence"].astype(np.int64) - offer.first
     _, first = np.unique(cells, return_index=True)
     arrived.ravel()[cells[first]] = arrivals["time_ns"][first]
-    in_order = np.sort(first)
+    firsts = arrivals[np.sort(first)]
+    by_subscriber = firsts[np.argsort(firsts["subscriber"], kind="stable")]
+    _, starts = np.unique(by_subscriber["subscriber"], return_index=True)
     reordered = 0
-    for subscriber in np.unique(arrivals["subscriber"]):
-        numbers = arrivals["sequence"][in_order][arrivals["subscriber"][in_order] == subscriber].astype(np.int64)
-        reordered += int((numbers < np.maximum.accumulate(numbers)).sum())
+    for numbers in np.split(by_subscriber["sequence"], starts[1:]):
+        if len(numbers):
+            reordered += int((numbers < np.maximum.accumulate(numbers)).sum())
     return arrived, len(arrivals) - len(first), reordered
 
 
@@ -174,7 +176,7 @@ def _gaps(consumer: Records, offer: Offer, arrived: NDArray[np.int64]) -> NDArra
     for record in consumer[consumer["kind"] == Kind.GAP]:
         after, oldest = int(record["sequence"]), int(record["value"])
         cells[record["subscriber"], (numbers > after) & (numbers < oldest)] = True
-    for subscriber in range(arrived.shape[0]):
+    for subscriber in np.unique(consumer["subscriber"][consumer["kind"] == Kind.DISCONNECTED]):
         mine = consumer[consumer["subscriber"] == subscriber]
         ups = mine["time_ns"][mine["kind"] == Kind.CONNECTED]
         receipts = mine["time_ns"][mine["kind"] == Kind.RECEIVED]

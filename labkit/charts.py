@@ -9,7 +9,7 @@ import html
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
@@ -34,7 +33,6 @@ from labkit.outage import OUTAGES
 from labkit.protocols import PROTOCOLS
 from labkit.results import ENOUGH, METRICS, Recording, Run, percentile
 from labkit.trial import Guarantee, Measure, Payload, Trial
-from labkit.workload import Workload
 
 DPI, WIDTH, MARGIN = 100, 1150, 24
 """Layout is in pixels from the top left, so that text and bars cannot drift apart."""
@@ -42,11 +40,17 @@ DPI, WIDTH, MARGIN = 100, 1150, 24
 INK, SOFT, RULE, PALE = "#1b1f24", "#57606a", "#d8dee4", "#cfd6dd"
 STYLE = {
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), SOFT),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "ytick.left"), False),
-    **{"xtick.major.size": 0, "ytick.major.size": 0, "ytick.minor.size": 0},
-    **{"axes.grid": True, "axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.6},
-    **{"font.family": ["DejaVu Sans"], "font.size": 9.0, "text.color": INK, "svg.hashsalt": "labkit"},
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size", "ytick.minor.size"), 0),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "font.size": 9.0,
+    "font.family": ["DejaVu Sans"],
+    "svg.hashsalt": "labkit",
 }
+VERDICTS = ("inconclusive", "lossy", "complete")
 MEANING = {Guarantee.AT_MOST_ONCE: "out of the box", Guarantee.AT_LEAST_ONCE: "recovery switched on"}
 
 
@@ -59,20 +63,16 @@ class Look(NamedTuple):
     hatch: str = ""
 
 
-def _looks() -> dict[str, Look]:
-    black, orange, sky, green, _, blue, vermillion, purple = map(to_hex, matplotlib.color_sequences["okabe_ito"])
-    return {
-        "websocket": Look(blue, "o"),
-        "webhook": Look(orange, "s"),
-        "resthooks": Look(vermillion, "D"),
-        "pubsub": Look(green, "^"),
-        "sse": Look(purple, "v"),
-        "polling": Look(black, "X", (0, (2.6, 1.4)), "////"),
-        "longpolling": Look(sky, "P", (0, (2.6, 1.4, 0.8, 1.4)), "xxxx"),
-    }
-
-
-LOOKS = _looks()
+BLACK, ORANGE, SKY, GREEN, _, BLUE, VERMILLION, PURPLE = map(to_hex, matplotlib.color_sequences["okabe_ito"])
+LOOKS = {
+    "websocket": Look(BLUE, "o"),
+    "webhook": Look(ORANGE, "s"),
+    "resthooks": Look(VERMILLION, "D"),
+    "pubsub": Look(GREEN, "^"),
+    "sse": Look(PURPLE, "v"),
+    "polling": Look(BLACK, "X", (0, (2.6, 1.4)), "////"),
+    "longpolling": Look(SKY, "P", (0, (2.6, 1.4, 0.8, 1.4)), "xxxx"),
+}
 """Okabe and Ito's colours, less the yellow that white drowns. The baselines, and only they, are dashed and hatched."""
 
 FATES = {
@@ -104,20 +104,19 @@ class Chart(Figure):
         return self.add_axes((left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height))
 
     def png(self) -> bytes:
-        """The picture with its alt text inside. 256 colours are all it needs, at half the bytes."""
-        canvas, about, file = FigureCanvasAgg(self), PngInfo(), io.BytesIO()
+        """The picture with its alt text inside. 256 colours are all it needs, at a third of the bytes."""
+        pixels, file, about = io.BytesIO(), io.BytesIO(), PngInfo()
         with _styled():
-            canvas.draw()
+            self.savefig(pixels, format="rgba")
         about.add_itxt("Title", self.title)
         about.add_itxt("Description", self.alt)
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(256)
-        image.save(file, "png", pnginfo=about, optimize=True)
+        image = Image.frombytes("RGBA", (WIDTH, len(pixels.getvalue()) // WIDTH // 4), pixels.getvalue())
+        image.convert("RGB").quantize(256).save(file, "png", pnginfo=about, optimize=True)
         return file.getvalue()
 
     def svg(self) -> bytes:
         """The drawing with its alt text inside."""
-        file = io.BytesIO()
-        about = {"Title": self.title, "Description": self.alt, "Creator": "labkit", "Date": None}
+        file, about = io.BytesIO(), {"Title": self.title, "Description": self.alt, "Creator": "labkit", "Date": None}
         with _styled():
             self.savefig(file, format="svg", metadata=about)
         return file.getvalue()
@@ -129,7 +128,7 @@ class Chart(Figure):
 
 
 @dataclass(frozen=True)
-class Group:
+class _Group:
     """One protocol with one guarantee: all its repeats, pooled. `rows` are theirs in the frame of the measure."""
 
     recordings: list[Recording]
@@ -137,7 +136,6 @@ class Group:
 
     @property
     def look(self) -> Look:
-        """How it is drawn."""
         return LOOKS[self.recordings[0].trial.protocol]
 
     @property
@@ -150,75 +148,69 @@ class Group:
 
     @property
     def label(self) -> str:
-        """What it is called."""
         trial = self.recordings[0].trial
         return PROTOCOLS[trial.protocol].title + (", thin" if trial.payload is Payload.THIN else "")
 
     @property
     def verdict(self) -> str:
-        """The worst of its repeats."""
-        verdicts = {recording.outcome.verdict for recording in self.recordings}
-        return next(verdict for verdict in ("inconclusive", "lossy", "complete") if verdict in verdicts)
+        return min((recording.outcome.verdict for recording in self.recordings), key=VERDICTS.index)
 
     def count(self, *fates: Fate) -> int:
-        """Owed deliveries that met one of these fates."""
         return sum(recording.outcome.count(*fates) for recording in self.recordings)
 
     def latencies_ms(self) -> NDArray[np.float64]:
-        """Of all its deliveries, sorted."""
         return np.sort(np.concatenate([recording.latencies_ms() for recording in self.recordings]))
 
     def cautions(self) -> list[str]:
         """What a reader has to know before trusting its figures."""
         arrived, owed = self.count(Fate.ON_TIME, Fate.LATE), self.count(*Fate)
-        found = [f"only {_percent(arrived, owed)} arrived"] if arrived < owed else []
-        found += ["inconclusive"] if self.verdict == "inconclusive" else []
-        return found + (["⚠ generator saturated"] if "saturated" in self.rows and self.rows["saturated"].any() else [])
+        saturated = "saturated" in self.rows and self.rows["saturated"].any()
+        found = {
+            f"only {_percent(arrived, owed)} arrived": 0 < arrived < owed,
+            "inconclusive": self.verdict == "inconclusive",
+            "⚠ generator saturated": saturated,
+        }
+        return [words for words, true in found.items() if true]
 
 
-Groups = dict[Guarantee, list[Group]]
+Groups = dict[Guarantee, list[_Group]]
 
 
 def latency(run: Run) -> Chart:
     """How long after it was due an event arrived: the distribution of each protocol, up to the rare slow ones."""
-    note = (
-        "Latency: first arrival minus the time the event was due, all subscribers together. A curve stops where fewer "
-        f"than {ENOUGH} deliveries lie beyond it, and says nothing of events that never arrived. Dashed: the baselines."
-    )
+    note = f"""Latency: first arrival minus the time the event was due, all subscribers together. A curve stops where
+        fewer than {ENOUGH} deliveries lie beyond it, and says nothing of what never arrived. Dashed: the baselines."""
     title = "Latency: how long after it was due did an event arrive?"
     return _draw(run, Measure.LATENCY, title, note, lambda groups: 440, _latency)
 
 
 def bandwidth(run: Run) -> Chart:
     """What one delivery, one set-up and one idle second cost in TCP stream bytes."""
-    note = (
-        "TCP stream bytes at the link: no IP/TCP headers, no retransmissions. Per delivery: the bytes of the load over "
-        "the events that arrived. Set-up and idle: both directions together. A cut bar is longer. Hatched: the baselines."
-    )
+    note = """TCP stream bytes at the link: no IP/TCP headers, no retransmissions. Per delivery: the bytes of the load
+        by the events that arrived. Set-up and idle: both directions together. A cut bar is longer than drawn.
+        Hatched: the baselines."""
     title = "Bandwidth: how many bytes does a protocol spend on one event?"
-    return _draw(run, Measure.BANDWIDTH, title, note, lambda groups: 74 + _rows(groups)[-1], _bandwidth)
+    return _draw(run, Measure.BANDWIDTH, title, note, lambda groups: 44 + _starts(groups)[-1], _bandwidth)
 
 
 def loss(run: Run) -> Chart:
     """What became of the deliveries owed while the link broke, and who could know of those that were lost."""
-    note = (
-        "Owed: every event offered while the subscription stood, the outage included. Inconclusive: something was still "
-        "on its way when the trial ended, so what is missing cannot be called lost."
-    )
+    note = """Owed: every event offered while the subscription stood, the outage included. Inconclusive: something was
+        still on its way when the trial ended, so what is missing cannot be called lost."""
     title = "Disconnect-loss: what became of the events when the link broke?"
-    return _draw(run, Measure.LOSS, title, note, lambda groups: 110 + 54 * max(map(len, groups.values())), _loss)
+    return _draw(run, Measure.LOSS, title, note, lambda groups: 106 + 54 * max(map(len, groups.values())), _loss)
 
 
 def save(run: Run, out: Path) -> list[Path]:
     """Writes out/{latency,bandwidth,loss}.{png,svg}; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
+    files: dict[Path, bytes] = {}
     for name, draw in (("latency", latency), ("bandwidth", bandwidth), ("loss", loss)):
         chart = draw(run)
-        for path, data in ((out / f"{name}.png", chart.png()), (out / f"{name}.svg", chart.svg())):
-            path.write_bytes(data)
-            paths.append(path)
-    return paths
+        files |= {out / f"{name}.png": chart.png(), out / f"{name}.svg": chart.svg()}
+    for path, data in files.items():
+        path.write_bytes(data)
+    return list(files)
 
 
 def _styled() -> AbstractContextManager[None]:
@@ -226,72 +218,58 @@ def _styled() -> AbstractContextManager[None]:
     return matplotlib.style.context(["default", STYLE])
 
 
-def _draw(
-    run: Run,
-    measure: Measure,
-    title: str,
-    note: str,
-    height: Callable[[Groups], float],
-    body: Callable[[Chart, Groups, float], None],
-) -> Chart:
+Height = Callable[[Groups], float]
+Body = Callable[[Chart, Groups, float], None]
+
+
+def _draw(run: Run, measure: Measure, title: str, note: str, height: Height, body: Body) -> Chart:
     """Title, setting, body and notes; where no trial finished, one sentence that says so."""
     frame: pd.DataFrame = getattr(run, measure)
-    trials = [recording.trial for recording in run.of(measure)]
-    keys = [(list(Guarantee).index(trial.guarantee), trial.protocol, trial.payload) for trial in trials]
-    groups: Groups = {}
-    for key in sorted(dict.fromkeys(keys), key=lambda key: key[0]):
-        mine = [number for number, other in enumerate(keys) if other == key]
-        group = Group([run.of(measure)[number] for number in mine], frame.iloc[mine])
-        groups.setdefault(trials[mine[0]].guarantee, []).append(group)
-    failed = [name for name in run.errors if name.startswith(f"{measure}-")]
-    lines = _setting(trials) if trials else [f"This run has no finished {measure} trial, so there is nothing to draw"]
-    notes = textwrap.wrap(note, 180) if trials else []
-    notes += textwrap.wrap(f"Failed, and so not shown: {', '.join(failed)}.", 180) if failed else []
+    recordings, groups = run.of(measure), Groups()
+    kinds = [(r.trial.guarantee, r.trial.protocol, r.trial.payload) for r in recordings]
+    for kind in sorted(dict.fromkeys(kinds), key=lambda kind: list(Guarantee).index(kind[0])):
+        mine = [number for number, other in enumerate(kinds) if other == kind]
+        groups.setdefault(kind[0], []).append(_Group([recordings[number] for number in mine], frame.iloc[mine]))
+    lines = [f"This run has no finished {measure} trial, so there is nothing to draw"]
+    lines = _setting([recording.trial for recording in recordings]) if recordings else lines
+    failed = ", ".join(name for name in run.errors if name.startswith(f"{measure}-"))
+    failed = failed and f"Failed, and so not shown: {failed}."
+    notes = [line for text in (note if groups else "", failed) for line in textwrap.wrap(" ".join(text.split()), 190)]
     top = 56 + 17 * len(lines) + 12
     with _styled():
         chart = Chart(top + (height(groups) if groups else 0) + 17 * len(notes) + 26, title)
-        chart.alt = " ".join([title, *(f"{line}." for line in lines)])
+        chart.alt = " ".join([title, *(f"{line}." for line in lines), *failed.splitlines()])
         for number, line in enumerate(lines):
             chart.write(MARGIN, 56 + 17 * number, line, color=SOFT)
         for number, line in enumerate(reversed(notes)):
             chart.write(MARGIN, chart.height - 20 - 17 * number, line, color=SOFT, fontsize=8)
         if groups:
             body(chart, groups, top)
-    chart.alt += f" Failed, and so not shown: {', '.join(failed)}." if failed else ""
     return chart
 
 
 def _setting(trials: Sequence[Trial]) -> list[str]:
-    """What was offered; over which way, with which timings, how often; through which outage."""
-    waits = {
-        "heartbeat {0.heartbeat:g} s": [t for t in trials if t.recovers],
-        "poll every {0.poll:g} s": [t for t in trials if t.protocol == "polling"],
-        "long poll held {0.hold:g} s": [t for t in trials if t.protocol == "longpolling"],
+    """What was offered; over which way, with which timings, how often; through which outage. One run, one setting."""
+    first, load, waits = trials[0], trials[0].workload, trials[0].timings
+    said = {
+        "All traffic through the link": first.linked,
+        "Producer and consumer connected directly": not first.linked,
+        f"heartbeat {waits.heartbeat:g} s": any(trial.recovers for trial in trials),
+        f"poll every {waits.poll:g} s": any(trial.protocol == "polling" for trial in trials),
+        f"long poll held {waits.hold:g} s": any(trial.protocol == "longpolling" for trial in trials),
     }
-    route = "All traffic through the link" if trials[0].linked else "Producer and consumer connected directly"
-    timed = [_either(words.format(t.timings) for t in those) for words, those in waits.items() if those]
-    repeats = max(t.repeat for t in trials)
-    pooled = ["; thin lines: each repeat", ""][trials[0].linked]
-    lines = [
-        _either(_offered(t.workload) for t in trials),
-        ", ".join([route, *timed]) + (f"; {repeats} repeats, pooled{pooled}" if repeats > 1 else ""),
-    ]
-    outages = [t.outage for t in trials if t.outage]
-    told = (f"Outage {o.at:g} s into the load, for {o.lasts:g} s: {o.kind} ({OUTAGES[o.kind]})" for o in outages)
-    return lines + ([_either(told)] if outages else [])
-
-
-def _offered(load: Workload) -> str:
+    way = ", ".join(words for words, true in said.items() if true)
+    if (repeats := max(trial.repeat for trial in trials)) > 1:
+        way += f"; {repeats} repeats, pooled" + ("" if first.linked else " (thin lines: each alone)")
     to = f"to {load.subscribers:,} subscriber{'s' if load.subscribers > 1 else ''}"
-    if load.trace:
-        return f"Trace {Path(load.trace).name} at {load.speed:g} times its own speed, {to}"
     size = f"{load.size:,} bytes" + ("" if load.sizes == "fixed" else f" (median, {load.sizes})")
     what = f"{load.rate:,g} events/s of {size}" + (f" on {load.topics:,} topics" if load.topics > 1 else "")
-    return f"{what} for {load.duration:g} s {to}, {load.arrival} arrivals, seed {load.seed}"
-
-
-def _either(texts: Iterable[str]) -> str:
-    return " / ".join(dict.fromkeys(texts))
+    offered = f"{what} for {load.duration:g} s {to}, {load.arrival} arrivals, seed {load.seed}"
+    if load.trace:
+        offered = f"Trace {Path(load.trace).name} at {load.speed:g} times its own speed, {to}"
+    if not (cut := first.outage):
+        return [offered, way]
+    return [offered, way, f"Outage {cut.at:g} s into the load, for {cut.lasts:g} s: {cut.kind} ({OUTAGES[cut.kind]})"]
 
 
 def _percent(part: int, whole: int) -> str:
@@ -301,8 +279,8 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _bytes(value: float) -> str:
-    if 0 < value < 0.05:
-        return "<0.1"
+    if math.isnan(value) or 0 < value < 0.05:
+        return "" if math.isnan(value) else "<0.1"
     return f"{value:,.0f}" if value >= 100 or abs(value - round(value)) < 0.05 else f"{value:.1f}"
 
 
@@ -331,10 +309,12 @@ def _latency(chart: Chart, groups: Groups, top: float) -> None:
         axes.yaxis.set_minor_formatter(lambda value, _: "")
         if column == 0:
             axes.set_ylabel(f"latency in {metric.unit}, log scale  (← {metric.better} is better)")
-        chart.alt += f" {str(guarantee).capitalize()}: {'; '.join(_curves(chart, axes, members))}."
+        chart.alt += (
+            f" {str(guarantee).capitalize()}, {metric.better} is better: {'; '.join(_curves(chart, axes, members))}."
+        )
 
 
-def _curves(chart: Chart, axes: Axes, members: list[Group]) -> list[str]:
+def _curves(chart: Chart, axes: Axes, members: list[_Group]) -> list[str]:
     """Draws curves, and beside them names and figures, moved apart as far as they need; returns those in words."""
     box, blocks, ends = axes.bbox, [], []
     for group in members:
@@ -351,7 +331,8 @@ def _curves(chart: Chart, axes: Axes, members: list[Group]) -> list[str]:
         axes.plot(x, y, ls=look.dash, lw=2, **how)
         marks = [tick for tick in axes.get_xticks() if tick <= x[-1]]
         axes.plot(marks, np.interp(marks, x, y), look.marker, mfc="white" if saturated else look.colour, **how)
-        ends[-1] = axes.transAxes.inverted().transform(axes.transData.transform((x[-1], y[-1])))
+        across, up = axes.transAxes.inverted().transform(axes.transData.transform((x[-1], y[-1])))
+        ends[-1] = (float(across), float(up))
     heights = [25.0 + 13 * len(block) for block in blocks]
     centres = _dodge([end[1] * box.height for end in ends], heights, -20, box.height + 20)
     for group, block, end, height, centre in zip(members, blocks, ends, heights, centres, strict=True):
@@ -394,12 +375,19 @@ def _figures(ordered: NDArray[np.float64]) -> str:
     return f"p50 {p50:,.{digits}f}{rest}"
 
 
-class Cost(NamedTuple):
+class _Cost(NamedTuple):
     """Bytes to the producer, to the consumer, and the part of the latter that is payload."""
 
     up: float
     down: float
     payload: float = 0.0
+
+    def __str__(self) -> str:
+        over = self.down - self.payload
+        if math.isnan(over):
+            return "nothing arrived"
+        start = f"{_bytes(self.payload)} {'−' if over < 0 else '+'} " if self.payload else ""
+        return start + _bytes(abs(over))
 
 
 COLUMNS = (
@@ -410,102 +398,91 @@ COLUMNS = (
 """Left edge, width, heading and unit of each panel of bars, in the order of `_costs`."""
 
 
-def _costs(group: Group) -> list[Cost]:
+def _costs(group: _Group) -> list[_Cost]:
     """Of a delivery (NaN where nothing arrived); of set-up and of an idle second per subscriber, both ways together."""
     total, mean = group.rows.sum(numeric_only=True), group.rows.mean(numeric_only=True)
     arrived, hosts = float(total["deliveries"]) or math.nan, group.recordings[0].trial.workload.subscribers
     return [
-        Cost(total["load_up"] / arrived, total["load_down"] / arrived, total["payload_bytes"] / arrived),
-        Cost(0, (mean["setup_up"] + mean["setup_down"]) / hosts),
-        Cost(0, (mean["idle_up_per_s"] + mean["idle_down_per_s"]) / hosts),
+        _Cost(total["load_up"] / arrived, total["load_down"] / arrived, total["payload_bytes"] / arrived),
+        _Cost(0, (mean["setup_up"] + mean["setup_down"]) / hosts),
+        _Cost(0, (mean["idle_up_per_s"] + mean["idle_down_per_s"]) / hosts),
     ]
 
 
-def _rows(groups: Groups) -> list[float]:
-    """Where the bars of each guarantee begin, and where the last end, in pixels from the top of the panel."""
+def _starts(groups: Groups) -> list[float]:
+    """Where the bars of each guarantee begin, and the next would, in pixels from the top of the panel."""
     return [float(y) for y in np.cumsum([34] + [32 * len(members) + 34 for members in groups.values()])]
 
 
 def _bandwidth(chart: Chart, groups: Groups, top: float) -> None:
     """Bars: a delivery's bytes in both directions, and beside them what it costs to connect and to stay idle."""
-    places: list[tuple[float, Group]] = []
-    for start, (guarantee, members) in zip(_rows(groups), groups.items(), strict=False):
+    places: dict[float, tuple[_Group, list[_Cost]]] = {}
+    for start, (guarantee, members) in zip(_starts(groups), groups.items(), strict=False):
         _heading(chart, MARGIN, top + 24 + start - 14, guarantee)
-        places += [(start + 32 * number + 16, group) for number, group in enumerate(members)]
-    height, better = _rows(groups)[-1] - 34, METRICS["overhead_per_delivery"].better
-    for y, group in places:
-        words = " · ".join(group.cautions())
-        chart.write(MARGIN, top + 24 + y - (6 if words else 0), group.label, color=group.ink, fontweight="bold")
-        chart.write(MARGIN, top + 24 + y + 8, words, fontsize=8)
-    costs = [_costs(group) for _, group in places]
+        chart.alt += f" {str(guarantee).capitalize()}, bytes per delivery (payload + overhead), set-up and idle: "
+        told = []
+        for y, group in zip(np.arange(len(members)) * 32 + start + 16, members, strict=True):
+            places[float(y)] = group, (costs := _costs(group))
+            load, setup, idle = costs
+            way = f" to the consumer, {_bytes(load.up)} to the producer" if load.down >= 0 else ""
+            stay = f"{setup} bytes and {idle} bytes/s per subscriber"
+            told.append(", ".join([f"{group.label} {load}{way}", stay, *group.cautions()]))
+            words = " · ".join(group.cautions())
+            chart.write(MARGIN, top + 24 + y - (7 if words else 0), group.label, color=group.ink, fontweight="bold")
+            chart.write(MARGIN, top + 24 + y + 6, words, fontsize=8)
+        chart.alt += "; ".join(told) + "."
+    better = METRICS["overhead_per_delivery"].better
     for number, (left, width, words, unit) in enumerate(COLUMNS):
-        axes = chart.panel(left, top + 24, width, height)
-        zero = left + _bars(axes, places, [cost[number] for cost in costs])
+        axes = chart.panel(left, top + 24, width, _starts(groups)[-1] - 34)
+        zero = left + _bars(axes, {y: (group, costs[number]) for y, (group, costs) in places.items()}, number == 0)
         axes.set_xlabel(f"{unit}  ({'← ' if number else '→ towards 0: '}{better} is better{'' if number else ' ←'})")
         end = chart.write(zero + (0 if number else 8), top + 10, words, fontweight="bold")
         if number == 0:
             chart.write(zero - 8, top + 10, "to the producer", fontweight="bold", ha="right")
             end = chart.write(end + 8, top + 10, "■", color=PALE, fontsize=12)
             chart.write(end + 4, top + 10, "payload + overhead", color=SOFT)
-    for guarantee, members in groups.items():
-        told = (_told(group, *cost) for (_, group), cost in zip(places, costs, strict=True) if group in members)
-        chart.alt += f" {str(guarantee).capitalize()}, bytes per delivery, payload + overhead: {'; '.join(told)}."
 
 
-def _bars(axes: Axes, places: list[tuple[float, Group]], costs: list[Cost]) -> float:
-    """Bars to the right of a zero line and, where anything flows to the producer, to its left; where zero is."""
-    width, both = axes.bbox.width, any(cost.payload for cost in costs)
-    up, down = _cap([cost.up for cost in costs]), _cap([cost.down for cost in costs])
-    before, after = (56, 96) if both else (0, 62)
-    zero = max(before + up * (width - before - after) / (up + down), 110 if both else 0)
+def _bars(axes: Axes, places: dict[float, tuple[_Group, _Cost]], both: bool) -> float:
+    """Bars to the right of a zero line and, with both ways, to its left; returns where zero is."""
+    width, (before, after) = axes.bbox.width, (56, 96) if both else (0, 62)
+    times, costs = (3 if both else 8), [cost for _, cost in places.values()]
+    up, down = _cap([cost.up for cost in costs], times), _cap([cost.down for cost in costs], times)
+    zero = max(before + up * (width - before - after) / (up + down), 110) if both else 0.0
     scale = (width - zero - after) / down
     axes.set(xlim=(-zero / scale, (width - zero) / scale), ylim=(axes.bbox.height, 0), yticks=())
     axes.xaxis.set_major_locator(MaxNLocator(6 if both else 3))
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,g}")
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=SOFT, lw=1)
-    for (y, group), cost in zip(places, costs, strict=True):
-        tag: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline", "fontsize": 8}
-        if math.isnan(cost.down):
-            axes.annotate("nothing arrived", (0, y), (4, 0), **tag)
-            continue
-        axes.barh(y, min(cost.payload, cost.down, down), height=16, color=PALE)
-        ways = [(1, cost.down, down, _spent(cost)), *([(-1, cost.up, up, _bytes(cost.up))] if both else [])]
-        for sign, end, cap, label in ways:
-            start, stop = min(cost.payload, end, cap) if sign > 0 else 0.0, sign * min(end, cap)
-            axes.barh(
-                y,
-                stop - start,
-                left=start,
-                height=16,
-                color=group.look.colour,
-                hatch=group.look.hatch,
-                ec="white",
-                lw=0,
-            )
+    for y, (group, cost) in places.items():
+        solid: dict[str, Any] = {
+            "height": 16,
+            "color": group.look.colour,
+            "hatch": group.look.hatch,
+            "ec": "white",
+            "lw": 0,
+        }
+        filled = min(cost.payload, cost.down, down)
+        axes.barh(y, filled, height=16, color=PALE)
+        ways = [(1, filled, cost.down, down, str(cost)), (-1, 0.0, cost.up, up, _bytes(cost.up))]
+        for sign, start, end, cap, label in ways[: 1 + both]:
+            stop = sign * min(end, cap) if end >= 0 else 0.0
+            axes.barh(y, stop - start, left=start, **solid)
             if end > cap:
-                cut = stop - sign * 14 / scale + np.array([-5, 0, 5, 0]) / scale
+                cut = stop + (np.array([-5, 0, 5, 0]) - sign * 14) / scale
                 axes.fill(cut, [y + 9, y + 9, y - 9, y - 9], color="white", lw=0, zorder=3)
-            axes.annotate(label, (stop, y), (4 * sign, 0), ha="left" if sign > 0 else "right", **tag)
+            side = "left" if sign > 0 else "right"
+            axes.annotate(
+                label, (stop, y), (4 * sign, 0), textcoords="offset points", fontsize=8, ha=side, va="center_baseline"
+            )
     return zero
 
 
-def _cap(values: Sequence[float]) -> float:
-    """Where bars are cut: one value far beyond the others must not flatten them."""
+def _cap(values: Sequence[float], times: float) -> float:
+    """Where bars are cut: one value so many times the median must not flatten the others."""
     there = [value for value in values if value > 0]
-    return min(max(there), 8 * float(np.median(there))) if there else 1e-9
-
-
-def _spent(cost: Cost) -> str:
-    over = cost.down - cost.payload
-    return f"{_bytes(cost.payload)} {'−' if over < 0 else '+'} {_bytes(abs(over))}" if cost.payload else _bytes(over)
-
-
-def _told(group: Group, load: Cost, setup: Cost, idle: Cost) -> str:
-    """A row of bars in words."""
-    to = "nothing" if math.isnan(load.down) else f"{_spent(load)} to the consumer and {_bytes(load.up)} to the producer"
-    stay = f"set-up {_bytes(setup.down)} bytes and idle {_bytes(idle.down)} bytes/s per subscriber"
-    return ", ".join([f"{group.label} {to}", stay, *group.cautions()])
+    return min(max(there), times * float(np.median(there))) if there else 1e-9
 
 
 def _loss(chart: Chart, groups: Groups, top: float) -> None:
@@ -533,7 +510,7 @@ def _loss(chart: Chart, groups: Groups, top: float) -> None:
         chart.alt += f" {str(guarantee).capitalize()}: {'; '.join(told)}."
 
 
-def _shares(axes: Axes, y: float, group: Group) -> str:
+def _shares(axes: Axes, y: float, group: _Group) -> str:
     """One bar, at its end the verdict; returns the same in words."""
     at, owed, lost = 0.0, group.count(*Fate), group.count(Fate.REJECTED, Fate.GAP_SEEN, Fate.SILENT)
     for fate, (_, colour, hatch) in FATES.items():
@@ -542,7 +519,7 @@ def _shares(axes: Axes, y: float, group: Group) -> str:
         at += share
     lines = [f"{group.verdict}: {_percent(lost, owed)} lost", f"{lost:,} of {owed:,}"]
     if group.verdict == "inconclusive":
-        lines = [group.verdict, f"{_percent(lost, owed)} missing, {lines[1]}"]
+        lines = [group.verdict, f"{_percent(lost, owed)} missing", lines[1]]
         axes.barh(y, 100, height=36, color="none", hatch="..", ec=SOFT, lw=1, ls="--", clip_on=False)
     if again := int(group.rows["duplicated"].sum()):
         lines.append(f"+{again:,} duplicate{'s' if again > 1 else ''}")

@@ -68,6 +68,10 @@ COLUMNS = {
 """The columns of each measure's frame and CSV file."""
 
 
+FOLDED = ("trial", "subscribers", "saturated", "outage", "reordered", "unexpected", "corrupt")
+"""Columns that a table for a terminal leaves out where they say the same in every row."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """One finished trial: its spec, its record, and its audited ledgers."""
@@ -157,11 +161,13 @@ class Run:
         return frame.round({name: max(metric.digits, 3) for name, metric in METRICS.items() if name in frame})
 
     def table(self, measure: Measure) -> str:
-        """The frame of a measure as text for a terminal."""
+        """The frame of a measure as text for a terminal; what is the same in every row stands below it, once."""
         frame: pd.DataFrame = getattr(self, measure)
-        shown = frame.drop(columns="trial") if frame["trial"].eq(1).all() else frame
-        formats = {name: _formatter(METRICS[name].digits) for name in shown if name in METRICS}
-        return shown.to_string(index=False, formatters=formats, na_rep="-")
+        same = [name for name in FOLDED if name in frame and frame[name].nunique(dropna=False) == 1]
+        formats = {name: _formatter(METRICS[name].digits) for name in frame if name in METRICS}
+        table = frame.drop(columns=same).to_string(index=False, formatters=formats, na_rep="-")
+        facts = ", ".join(f"{name} {frame[name].iloc[0]}" for name in same)
+        return f"{table}\nIn all rows: {facts}." if same else table
 
     @property
     def errors(self) -> dict[str, str]:

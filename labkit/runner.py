@@ -147,7 +147,6 @@ class Runner:
                     error = self._one(trial, station)
                     if error:
                         errors[trial.name] = error
-                        station.close()
                     self._progress(trial, error)
 
         if not width:
@@ -190,14 +189,19 @@ class Runner:
             (unfinished / "record.json").write_text(json.dumps(record, indent=1))
             unfinished.rename(place / trial.name)
         except TrialError as error:
-            shutil.rmtree(unfinished)
+            self._discard(unfinished, station)
             self._note(trial, {"error": str(error)})
             return str(error)
         except BaseException:
-            shutil.rmtree(unfinished)
+            self._discard(unfinished, station)
             raise
         self._note(trial, {"digest": record["digest"], "seconds": round(time.monotonic() - started, 2)})
         return None
+
+    def _discard(self, unfinished: Path, station: Station) -> None:
+        # The nodes go first: they have the ledgers open, which not every platform lets one delete.
+        station.close()
+        shutil.rmtree(unfinished)
 
     def _note(self, trial: Trial, entry: dict[str, Any]) -> None:
         with self._lock:

@@ -45,7 +45,8 @@ class TestForm:
 
     def test_it_is_committed_executed_without_errors(self, path: Path) -> None:
         code = [cell for cell in cells(path, "code") if source(cell).strip()]
-        assert all(cell["execution_count"] for cell in code)
+        # What only showed a progress bar is stored without it, and so without a count.
+        assert all(cell["execution_count"] for cell in code if "progress" not in cell["metadata"].get("tags", []))
         kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
         assert "error" not in kinds
         assert kinds

@@ -1,0 +1,29 @@
+"""What a process of the lab uses: CPU seconds and memory."""
+
+import psutil
+
+
+class Usage:
+    """CPU seconds since `start`, and the largest resident set seen at any `look`."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self.peak = 0
+        self.start()
+
+    def _cpu(self) -> float:
+        times = self._process.cpu_times()
+        return times.user + times.system
+
+    def start(self) -> None:
+        """Begins counting."""
+        self._from = self._cpu()
+
+    def look(self) -> None:
+        """Notes the present memory."""
+        self.peak = max(self.peak, self._process.memory_info().rss)
+
+    def to_json(self) -> dict[str, float]:
+        """cpu_s and peak_rss in bytes."""
+        self.look()
+        return {"cpu_s": self._cpu() - self._from, "peak_rss": self.peak}

