@@ -1,79 +1,33 @@
 """Charts: a run in, one figure for each question out: latency, bandwidth, disconnect-loss.
 
-Everything drawn or said comes from the run. Nothing here touches pyplot or global state, and one run folder
-always gives the same bytes.
+Everything drawn or said comes from the run, and one run folder always gives the same bytes.
 """
 
-import base64
-import html
-import io
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgb
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from labkit.audit import Fate
+from labkit.looks import LOOKS, MARGIN, PALE, SOFT, WIDTH, Chart, Look, styled
 from labkit.outage import OUTAGES
 from labkit.protocols import PROTOCOLS
 from labkit.results import ENOUGH, METRICS, Recording, Run, percentile
 from labkit.trial import Guarantee, Measure, Payload, Trial
 
-DPI, WIDTH, MARGIN = 100, 1150, 24
-"""Layout is in pixels from the top left, so that text and bars cannot drift apart."""
-
-INK, SOFT, RULE, PALE = "#1b1f24", "#57606a", "#d8dee4", "#cfd6dd"
-STYLE = {
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), SOFT),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    **dict.fromkeys(("xtick.major.size", "ytick.major.size", "ytick.minor.size"), 0),
-    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "font.size": 9.0,
-    "font.family": ["DejaVu Sans"],
-    "svg.hashsalt": "labkit",
-}
 VERDICTS = ("inconclusive", "lossy", "complete")
+BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
 MEANING = {Guarantee.AT_MOST_ONCE: "out of the box", Guarantee.AT_LEAST_ONCE: "recovery switched on"}
 
-
-class Look(NamedTuple):
-    """How a protocol is drawn in every chart."""
-
-    colour: str
-    marker: str
-    dash: str | tuple[float, tuple[float, ...]] = "-"
-    hatch: str = ""
-
-
-BLACK, ORANGE, SKY, GREEN, _, BLUE, VERMILLION, PURPLE = map(to_hex, matplotlib.color_sequences["okabe_ito"])
-LOOKS = {
-    "websocket": Look(BLUE, "o"),
-    "webhook": Look(ORANGE, "s"),
-    "resthooks": Look(VERMILLION, "D"),
-    "pubsub": Look(GREEN, "^"),
-    "sse": Look(PURPLE, "v"),
-    "polling": Look(BLACK, "X", (0, (2.6, 1.4)), "////"),
-    "longpolling": Look(SKY, "P", (0, (2.6, 1.4, 0.8, 1.4)), "xxxx"),
-}
-"""Okabe and Ito's colours, less the yellow that white drowns. The baselines, and only they, are dashed and hatched."""
 
 FATES = {
     Fate.ON_TIME: ("arrived on time", "#e4eaef", ""),
@@ -83,48 +37,6 @@ FATES = {
     Fate.SILENT: ("lost, nobody knew", "#4a0d2b", "xxx"),
 }
 """Words, colour and hatch, from good to bad; the lost are hatched, and darker the fewer knew."""
-
-
-class Chart(Figure):
-    """A figure with alt text made from its data; a notebook shows one picture that carries the text."""
-
-    def __init__(self, height: float, title: str) -> None:
-        super().__init__(figsize=(WIDTH / DPI, height / DPI), dpi=DPI)
-        FigureCanvasAgg(self)
-        self.height, self.title, self.alt = height, title, title
-        self.write(MARGIN, 30, title, fontsize=15, fontweight="bold")
-
-    def write(self, x: float, y: float, words: str, **how: Any) -> float:
-        """Writes with the line's middle at y, in pixels from the top left; returns the x where the text ends."""
-        text = self.text(x / WIDTH, 1 - y / self.height, words, **{"va": "center_baseline", **how})
-        return float(text.get_window_extent().x1)
-
-    def panel(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes at a place in pixels from the top left."""
-        return self.add_axes((left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height))
-
-    def png(self) -> bytes:
-        """The picture with its alt text inside. 256 colours are all it needs, at a third of the bytes."""
-        pixels, file, about = io.BytesIO(), io.BytesIO(), PngInfo()
-        with _styled():
-            self.savefig(pixels, format="rgba")
-        about.add_itxt("Title", self.title)
-        about.add_itxt("Description", self.alt)
-        image = Image.frombytes("RGBA", (WIDTH, len(pixels.getvalue()) // WIDTH // 4), pixels.getvalue())
-        image.convert("RGB").quantize(256).save(file, "png", pnginfo=about, optimize=True)
-        return file.getvalue()
-
-    def svg(self) -> bytes:
-        """The drawing with its alt text inside."""
-        file, about = io.BytesIO(), {"Title": self.title, "Description": self.alt, "Creator": "labkit", "Date": None}
-        with _styled():
-            self.savefig(file, format="svg", metadata=about)
-        return file.getvalue()
-
-    def _repr_html_(self) -> str:
-        source = f"data:image/png;base64,{base64.b64encode(self.png()).decode()}"
-        image = f'<img style="max-width:100%" width="{WIDTH}" src="{source}" alt="{html.escape(self.alt)}">'
-        return f'<figure style="margin:0">{image}</figure>'
 
 
 @dataclass(frozen=True)
@@ -213,11 +125,6 @@ def save(run: Run, out: Path) -> list[Path]:
     return list(files)
 
 
-def _styled() -> AbstractContextManager[None]:
-    """The same looks whatever the user's own settings, which are back afterwards."""
-    return matplotlib.style.context(["default", STYLE])
-
-
 Height = Callable[[Groups], float]
 Body = Callable[[Chart, Groups, float], None]
 
@@ -236,7 +143,7 @@ def _draw(run: Run, measure: Measure, title: str, note: str, height: Height, bod
     failed = failed and f"Failed, and so not shown: {failed}."
     notes = [line for text in (note if groups else "", failed) for line in textwrap.wrap(" ".join(text.split()), 190)]
     top = 56 + 17 * len(lines) + 12
-    with _styled():
+    with styled():
         chart = Chart(top + (height(groups) if groups else 0) + 17 * len(notes) + 26, title)
         chart.alt = " ".join([title, *(f"{line}." for line in lines), *failed.splitlines()])
         for number, line in enumerate(lines):
@@ -285,9 +192,8 @@ def _bytes(value: float) -> str:
 
 
 def _heading(chart: Chart, x: float, y: float, guarantee: Guarantee) -> None:
-    chart.write(
-        chart.write(x, y, str(guarantee), fontsize=11, fontweight="bold") + 8, y, MEANING[guarantee], color=SOFT
-    )
+    end = chart.write(x, y, str(guarantee), fontsize=11, fontweight="bold")
+    chart.write(end + 8, y, MEANING[guarantee], color=SOFT)
 
 
 def _latency(chart: Chart, groups: Groups, top: float) -> None:
@@ -309,9 +215,8 @@ def _latency(chart: Chart, groups: Groups, top: float) -> None:
         axes.yaxis.set_minor_formatter(lambda value, _: "")
         if column == 0:
             axes.set_ylabel(f"latency in {metric.unit}, log scale  (← {metric.better} is better)")
-        chart.alt += (
-            f" {str(guarantee).capitalize()}, {metric.better} is better: {'; '.join(_curves(chart, axes, members))}."
-        )
+        told = "; ".join(_curves(chart, axes, members))
+        chart.alt += f" {str(guarantee).capitalize()}, {metric.better} is better: {told}."
 
 
 def _curves(chart: Chart, axes: Axes, members: list[_Group]) -> list[str]:
@@ -325,8 +230,8 @@ def _curves(chart: Chart, axes: Axes, members: list[_Group]) -> list[str]:
             continue
         saturated = bool(group.rows["saturated"].any())
         how: dict[str, Any] = {"color": look.colour, "clip_on": False, "alpha": 0.35 if saturated else 1.0}
-        for each in (r.latencies_ms() for r in group.recordings[: len(group.recordings) * (len(group.recordings) > 1)]):
-            axes.plot(*_curve(each), ls=look.dash, lw=0.6, **how)
+        for recording in group.recordings if len(group.recordings) > 1 else []:
+            axes.plot(*_curve(recording.latencies_ms()), ls=look.dash, lw=0.6, **how)
         x, y = _curve(ordered)
         axes.plot(x, y, ls=look.dash, lw=2, **how)
         marks = [tick for tick in axes.get_xticks() if tick <= x[-1]]
@@ -338,9 +243,8 @@ def _curves(chart: Chart, axes: Axes, members: list[_Group]) -> list[str]:
     for group, block, end, height, centre in zip(members, blocks, ends, heights, centres, strict=True):
         path = ((end[0], 1, 1 + 22 / box.width), (end[1], end[1], centre / box.height))
         if end[0] < 1:
-            axes.plot(
-                *path, ":" if end[0] < 0.85 else "-", lw=0.8, color=group.ink, transform=axes.transAxes, clip_on=False
-            )
+            style = ":" if end[0] < 0.85 else "-"
+            axes.plot(*path, style, lw=0.8, color=group.ink, transform=axes.transAxes, clip_on=False)
         left, y = box.x1 + 27, chart.height - box.y0 - centre - height / 2 + 12
         chart.write(left, y, group.label, color=group.ink, fontweight="bold")
         for number, line in enumerate(block):
@@ -452,37 +356,27 @@ def _bars(axes: Axes, places: dict[float, tuple[_Group, _Cost]], both: bool) -> 
     scale = (width - zero - after) / down
     axes.set(xlim=(-zero / scale, (width - zero) / scale), ylim=(axes.bbox.height, 0), yticks=())
     axes.xaxis.set_major_locator(MaxNLocator(6 if both else 3))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,g}")
+    axes.xaxis.set_major_formatter(lambda value, _: _bytes(abs(value)))
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=SOFT, lw=1)
     for y, (group, cost) in places.items():
-        solid: dict[str, Any] = {
-            "height": 16,
-            "color": group.look.colour,
-            "hatch": group.look.hatch,
-            "ec": "white",
-            "lw": 0,
-        }
-        filled = min(cost.payload, cost.down, down)
+        look, filled = group.look, min(cost.payload, cost.down, down)
         axes.barh(y, filled, height=16, color=PALE)
         ways = [(1, filled, cost.down, down, str(cost)), (-1, 0.0, cost.up, up, _bytes(cost.up))]
         for sign, start, end, cap, label in ways[: 1 + both]:
             stop = sign * min(end, cap) if end >= 0 else 0.0
-            axes.barh(y, stop - start, left=start, **solid)
+            axes.barh(y, stop - start, 16, start, color=look.colour, hatch=look.hatch, ec="white", lw=0)
             if end > cap:
                 cut = stop + (np.array([-5, 0, 5, 0]) - sign * 14) / scale
                 axes.fill(cut, [y + 9, y + 9, y - 9, y - 9], color="white", lw=0, zorder=3)
-            side = "left" if sign > 0 else "right"
-            axes.annotate(
-                label, (stop, y), (4 * sign, 0), textcoords="offset points", fontsize=8, ha=side, va="center_baseline"
-            )
+            axes.annotate(label, (stop, y), (4 * sign, 0), fontsize=8, ha="left" if sign > 0 else "right", **BESIDE)
     return zero
 
 
 def _cap(values: Sequence[float], times: float) -> float:
     """Where bars are cut: one value so many times the median must not flatten the others."""
     there = [value for value in values if value > 0]
-    return min(max(there), times * float(np.median(there))) if there else 1e-9
+    return min(max(there), times * float(np.median(there))) if there else 1.0
 
 
 def _loss(chart: Chart, groups: Groups, top: float) -> None:
@@ -526,6 +420,6 @@ def _shares(axes: Axes, y: float, group: _Group) -> str:
     for number, line in enumerate(lines):
         how: dict[str, Any] = {"fontsize": 8} if number else {"fontweight": "bold"}
         down = 9.4 * (number - (len(lines) - 1) / 2)
-        axes.annotate(line, (100, y), (7, -down), textcoords="offset points", va="center_baseline", **how)
+        axes.annotate(line, (100, y), (7, -down), **BESIDE, **how)
     fates = (f"{group.count(fate):,} {FATES[fate][0]}" for fate in FATES if group.count(fate))
     return f"{group.label} {', '.join(lines)} ({', '.join(fates)})"

@@ -89,8 +89,9 @@ class Recording:
         return np.sort(late) / 1e6
 
     def lateness_p99_ms(self) -> float:
-        """The producer's own lateness that one event in a hundred exceeds."""
-        return float(np.percentile(self.outcome.lateness_ns, 99)) / 1e6
+        """The producer's own lateness that one event in a hundred exceeds; infinite when it sent nothing at all."""
+        lateness = self.outcome.lateness_ns
+        return float(np.percentile(lateness, 99)) / 1e6 if len(lateness) else float("inf")
 
     def bytes(self, kind: Kind, since: str, until: str) -> int:
         """TCP stream bytes at the link in one direction between two phases."""

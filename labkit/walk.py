@@ -68,6 +68,8 @@ class Walk:
         self._mark("setup")
         nodes["producer"].ask("connect", peer=broker or consumer_url)
         nodes["consumer"].ask("connect", peer=consumer_peer, public=consumer_url)
+        if trial.measure is Measure.BANDWIDTH:
+            self._pause(self._row.set_up_s)
         return str(produced["digest"])
 
     def _warm_up(self) -> None:

@@ -249,7 +249,9 @@ def test_a_producer_that_found_no_jetstream_can_be_closed(bench, monkeypatch):
 
 
 @pytest.mark.parametrize("side", ["producer", "consumer"])
-def test_a_side_that_found_no_broker_can_be_closed(bench, side, closed_port):
+def test_a_side_that_found_no_broker_can_be_closed(bench, monkeypatch, side, closed_port):
+    monkeypatch.setattr("labkit.protocols.pubsub.CONNECT_LIMIT", 0.3)
+
     async def scenario():
         async with getattr(bench, side)(bench.trial("pubsub")) as (role, _):
             url = f"nats://127.0.0.1:{closed_port}"

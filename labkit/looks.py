@@ -1,0 +1,105 @@
+"""How charts look: a figure that carries its alternative text, laid out in pixels, and one look for each protocol.
+
+Nothing here touches pyplot or global state; the same drawing always gives the same bytes.
+"""
+
+import base64
+import html
+import io
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import matplotlib
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+DPI, WIDTH, MARGIN = 100, 1150, 24
+"""Layout is in pixels from the top left, so that text and bars cannot drift apart."""
+
+INK, SOFT, RULE, PALE = "#1b1f24", "#57606a", "#d8dee4", "#cfd6dd"
+STYLE = {
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), SOFT),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size", "ytick.minor.size"), 0),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "font.size": 9.0,
+    "font.family": ["DejaVu Sans"],
+    "svg.hashsalt": "labkit",
+}
+
+
+class Look(NamedTuple):
+    """How a protocol is drawn in every chart."""
+
+    colour: str
+    marker: str
+    dash: str | tuple[float, tuple[float, ...]] = "-"
+    hatch: str = ""
+
+
+BLACK, ORANGE, SKY, GREEN, _, BLUE, VERMILLION, PURPLE = map(to_hex, matplotlib.color_sequences["okabe_ito"])
+LOOKS = {
+    "websocket": Look(BLUE, "o"),
+    "webhook": Look(ORANGE, "s"),
+    "resthooks": Look(VERMILLION, "D"),
+    "pubsub": Look(GREEN, "^"),
+    "sse": Look(PURPLE, "v"),
+    "polling": Look(BLACK, "X", (0, (2.6, 1.4)), "////"),
+    "longpolling": Look(SKY, "P", (0, (2.6, 1.4, 0.8, 1.4)), "xxxx"),
+}
+"""Okabe and Ito's colours, less the yellow that white drowns. The baselines, and only they, are dashed and hatched."""
+
+
+class Chart(Figure):
+    """A figure with alt text made from its data; a notebook shows one picture that carries the text."""
+
+    def __init__(self, height: float, title: str) -> None:
+        super().__init__(figsize=(WIDTH / DPI, height / DPI), dpi=DPI)
+        FigureCanvasAgg(self)
+        self.height, self.title, self.alt = height, title, title
+        self.write(MARGIN, 30, title, fontsize=15, fontweight="bold")
+
+    def write(self, x: float, y: float, words: str, **how: Any) -> float:
+        """Writes with the line's middle at y, in pixels from the top left; returns the x where the text ends."""
+        text = self.text(x / WIDTH, 1 - y / self.height, words, **{"va": "center_baseline", **how})
+        return float(text.get_window_extent().x1)
+
+    def panel(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes at a place in pixels from the top left."""
+        return self.add_axes((left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height))
+
+    def png(self) -> bytes:
+        """The picture with its alt text inside. 256 colours are all it needs, at a third of the bytes."""
+        pixels, file, about = io.BytesIO(), io.BytesIO(), PngInfo()
+        with styled():
+            self.savefig(pixels, format="rgba")
+        about.add_itxt("Title", self.title)
+        about.add_itxt("Description", self.alt)
+        image = Image.frombytes("RGBA", (WIDTH, len(pixels.getvalue()) // WIDTH // 4), pixels.getvalue())
+        image.convert("RGB").quantize(256).save(file, "png", pnginfo=about, optimize=True)
+        return file.getvalue()
+
+    def svg(self) -> bytes:
+        """The drawing with its alt text inside."""
+        file, about = io.BytesIO(), {"Title": self.title, "Description": self.alt, "Creator": "labkit", "Date": None}
+        with styled():
+            self.savefig(file, format="svg", metadata=about)
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        source = f"data:image/png;base64,{base64.b64encode(self.png()).decode()}"
+        image = f'<img style="max-width:100%" width="{WIDTH}" src="{source}" alt="{html.escape(self.alt)}">'
+        return f'<figure style="margin:0">{image}</figure>'
+
+
+def styled() -> AbstractContextManager[None]:
+    """The same looks whatever the user's own settings, which are back afterwards."""
+    return matplotlib.style.context(["default", STYLE])
