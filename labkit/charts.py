@@ -18,11 +18,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from labkit.audit import Fate
+from labkit.captions import byte_count, percent, setting
 from labkit.looks import LOOKS, MARGIN, PALE, SOFT, WIDTH, Chart, Look, styled
-from labkit.outage import OUTAGES
 from labkit.protocols import PROTOCOLS
 from labkit.results import ENOUGH, METRICS, Recording, Run, percentile
-from labkit.trial import Guarantee, Measure, Payload, Trial
+from labkit.trial import Guarantee, Measure, Payload
 
 VERDICTS = ("inconclusive", "lossy", "complete")
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
@@ -78,7 +78,7 @@ class _Group:
         arrived, owed = self.count(Fate.ON_TIME, Fate.LATE), self.count(*Fate)
         saturated = "saturated" in self.rows and self.rows["saturated"].any()
         found = {
-            f"only {_percent(arrived, owed)} arrived": 0 < arrived < owed,
+            f"only {percent(arrived, owed)} arrived": 0 < arrived < owed,
             "inconclusive": self.verdict == "inconclusive",
             "⚠ generator saturated": saturated,
         }
@@ -138,7 +138,7 @@ def _draw(run: Run, measure: Measure, title: str, note: str, height: Height, bod
         mine = [number for number, other in enumerate(kinds) if other == kind]
         groups.setdefault(kind[0], []).append(_Group([recordings[number] for number in mine], frame.iloc[mine]))
     lines = [f"This run has no finished {measure} trial, so there is nothing to draw"]
-    lines = _setting([recording.trial for recording in recordings]) if recordings else lines
+    lines = setting([recording.trial for recording in recordings]) if recordings else lines
     failed = ", ".join(name for name in run.errors if name.startswith(f"{measure}-"))
     failed = failed and f"Failed, and so not shown: {failed}."
     notes = [line for text in (note if groups else "", failed) for line in textwrap.wrap(" ".join(text.split()), 190)]
@@ -153,42 +153,6 @@ def _draw(run: Run, measure: Measure, title: str, note: str, height: Height, bod
         if groups:
             body(chart, groups, top)
     return chart
-
-
-def _setting(trials: Sequence[Trial]) -> list[str]:
-    """What was offered; over which way, with which timings, how often; through which outage. One run, one setting."""
-    first, load, waits = trials[0], trials[0].workload, trials[0].timings
-    said = {
-        "All traffic through the link": first.linked,
-        "Producer and consumer connected directly": not first.linked,
-        f"heartbeat {waits.heartbeat:g} s": any(trial.recovers for trial in trials),
-        f"poll every {waits.poll:g} s": any(trial.protocol == "polling" for trial in trials),
-        f"long poll held {waits.hold:g} s": any(trial.protocol == "longpolling" for trial in trials),
-    }
-    way = ", ".join(words for words, true in said.items() if true)
-    if (repeats := max(trial.repeat for trial in trials)) > 1:
-        way += f"; {repeats} repeats, pooled" + ("" if first.linked else " (thin lines: each alone)")
-    to = f"to {load.subscribers:,} subscriber{'s' if load.subscribers > 1 else ''}"
-    size = f"{load.size:,} bytes" + ("" if load.sizes == "fixed" else f" (median, {load.sizes})")
-    what = f"{load.rate:,g} events/s of {size}" + (f" on {load.topics:,} topics" if load.topics > 1 else "")
-    offered = f"{what} for {load.duration:g} s {to}, {load.arrival} arrivals, seed {load.seed}"
-    if load.trace:
-        offered = f"Trace {Path(load.trace).name} at {load.speed:g} times its own speed, {to}"
-    if not (cut := first.outage):
-        return [offered, way]
-    return [offered, way, f"Outage {cut.at:g} s into the load, for {cut.lasts:g} s: {cut.kind} ({OUTAGES[cut.kind]})"]
-
-
-def _percent(part: int, whole: int) -> str:
-    """A share that reads 0 % or 100 % only where it is."""
-    share = 100 * part / (whole or 1)
-    return f"{share:.0f} %" if part in (0, whole) else f"{min(max(share, 0.1), 99.9):.1f} %"
-
-
-def _bytes(value: float) -> str:
-    if math.isnan(value) or 0 < value < 0.05:
-        return "" if math.isnan(value) else "<0.1"
-    return f"{value:,.0f}" if value >= 100 or abs(value - round(value)) < 0.05 else f"{value:.1f}"
 
 
 def _heading(chart: Chart, x: float, y: float, guarantee: Guarantee) -> None:
@@ -290,8 +254,8 @@ class _Cost(NamedTuple):
         over = self.down - self.payload
         if math.isnan(over):
             return "nothing arrived"
-        start = f"{_bytes(self.payload)} {'−' if over < 0 else '+'} " if self.payload else ""
-        return start + _bytes(abs(over))
+        start = f"{byte_count(self.payload)} {'−' if over < 0 else '+'} " if self.payload else ""
+        return start + byte_count(abs(over))
 
 
 COLUMNS = (
@@ -328,7 +292,7 @@ def _bandwidth(chart: Chart, groups: Groups, top: float) -> None:
         for y, group in zip(np.arange(len(members)) * 32 + start + 16, members, strict=True):
             places[float(y)] = group, (costs := _costs(group))
             load, setup, idle = costs
-            way = f" to the consumer, {_bytes(load.up)} to the producer" if load.down >= 0 else ""
+            way = f" to the consumer, {byte_count(load.up)} to the producer" if load.down >= 0 else ""
             stay = f"{setup} bytes and {idle} bytes/s per subscriber"
             told.append(", ".join([f"{group.label} {load}{way}", stay, *group.cautions()]))
             words = " · ".join(group.cautions())
@@ -356,13 +320,13 @@ def _bars(axes: Axes, places: dict[float, tuple[_Group, _Cost]], both: bool) -> 
     scale = (width - zero - after) / down
     axes.set(xlim=(-zero / scale, (width - zero) / scale), ylim=(axes.bbox.height, 0), yticks=())
     axes.xaxis.set_major_locator(MaxNLocator(6 if both else 3))
-    axes.xaxis.set_major_formatter(lambda value, _: _bytes(abs(value)))
+    axes.xaxis.set_major_formatter(lambda value, _: byte_count(abs(value)))
     axes.spines["left"].set_visible(False)
     axes.axvline(0, color=SOFT, lw=1)
     for y, (group, cost) in places.items():
         look, filled = group.look, min(cost.payload, cost.down, down)
         axes.barh(y, filled, height=16, color=PALE)
-        ways = [(1, filled, cost.down, down, str(cost)), (-1, 0.0, cost.up, up, _bytes(cost.up))]
+        ways = [(1, filled, cost.down, down, str(cost)), (-1, 0.0, cost.up, up, byte_count(cost.up))]
         for sign, start, end, cap, label in ways[: 1 + both]:
             stop = sign * min(end, cap) if end >= 0 else 0.0
             axes.barh(y, stop - start, 16, start, color=look.colour, hatch=look.hatch, ec="white", lw=0)
@@ -411,9 +375,9 @@ def _shares(axes: Axes, y: float, group: _Group) -> str:
         share = 100 * group.count(fate) / (owed or 1)
         axes.barh(y, share, left=at, height=24, color=colour, hatch=hatch, ec="white", lw=0)
         at += share
-    lines = [f"{group.verdict}: {_percent(lost, owed)} lost", f"{lost:,} of {owed:,}"]
+    lines = [f"{group.verdict}: {percent(lost, owed)} lost", f"{lost:,} of {owed:,}"]
     if group.verdict == "inconclusive":
-        lines = [group.verdict, f"{_percent(lost, owed)} missing", lines[1]]
+        lines = [group.verdict, f"{percent(lost, owed)} missing", lines[1]]
         axes.barh(y, 100, height=36, color="none", hatch="..", ec=SOFT, lw=1, ls="--", clip_on=False)
     if again := int(group.rows["duplicated"].sum()):
         lines.append(f"+{again:,} duplicate{'s' if again > 1 else ''}")

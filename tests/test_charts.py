@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from labkit import charts
+from labkit.captions import setting
 from labkit.ledger import MAGIC, RECORD, Kind
 from labkit.outage import Outage
 from labkit.protocols import PROTOCOLS
@@ -285,7 +286,7 @@ def test_labels_move_no_further_than_they_must() -> None:
     ],
 )
 def test_the_setting_comes_from_the_workload(load: Workload, said: str) -> None:
-    assert said in charts._setting([replace(spec(Measure.LATENCY, "sse"), workload=load)])[0]
+    assert said in setting([replace(spec(Measure.LATENCY, "sse"), workload=load)])[0]
 
 
 def test_no_pyplot_and_no_settings_changed(full: Run, tmp_path: Path) -> None:
