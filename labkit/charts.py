@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from labkit.audit import Fate
 from labkit.captions import byte_count, percent, setting
@@ -117,7 +118,8 @@ def save(run: Run, out: Path) -> list[Path]:
     """Writes out/{latency,bandwidth,loss}.{png,svg}; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     files: dict[Path, bytes] = {}
-    for name, draw in (("latency", latency), ("bandwidth", bandwidth), ("loss", loss)):
+    drawings = (("latency", latency), ("bandwidth", bandwidth), ("loss", loss))
+    for name, draw in tqdm(drawings, desc="charts", unit="chart", leave=False):
         chart = draw(run)
         files |= {out / f"{name}.png": chart.png(), out / f"{name}.svg": chart.svg()}
     for path, data in files.items():

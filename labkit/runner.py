@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ class Runner:
             "workload": plan.workload.to_json(),
             "digest": digest(schedule),
             "outage": plan.outage.to_json() if plan.outage else None,
+            "timings": asdict(plan.timings),
             "versions": versions(),
             "machine": machine(),
             "load_before": _load_average(),

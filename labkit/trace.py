@@ -10,10 +10,13 @@ import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from labkit.errors import UsageError
 from labkit.event import TOPIC
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
 
 DEFAULT_TOPIC = "event"
 
@@ -63,16 +66,36 @@ def from_git(repository: Path) -> list[dict[str, Any]]:
 
     Time, type, subject line, files and lines changed; no names or addresses of people are read.
     """
-    command = ["git", "-C", str(repository), "log", "--reverse", "--no-merges", "--numstat", "--format=%x1e%ct%x1f%s"]
+    from tqdm.auto import tqdm
+
+    git = ["git", "-C", str(repository)]
     try:
-        done = subprocess.run(command, capture_output=True, check=False)
+        counted = subprocess.run([*git, "rev-list", "--count", "--no-merges", "HEAD"], capture_output=True, check=False)
     except FileNotFoundError:
         raise UsageError("git is not installed; install it, or make the log by other means.") from None
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().split("\n")[0]
+    if counted.returncode:
+        reason = counted.stderr.decode(errors="replace").strip().split("\n")[0]
         raise UsageError(f"git cannot read a history in {str(repository)!r} ({reason}); give a repository's folder.")
-    commits = done.stdout.decode(errors="replace").split("\x1e")[1:]
-    return [_push(commit) for commit in commits]
+    log = [*git, "log", "--reverse", "--no-merges", "--numstat", "--format=%x1e%ct%x1f%s"]
+    with subprocess.Popen(log, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with tqdm(total=int(counted.stdout), desc="git log", unit="commit", leave=False) as progress:
+            return [_push(commit) for commit in _commits(process.stdout, progress)]
+
+
+def _commits(lines: IO[bytes], progress: "tqdm[Any]") -> Iterator[str]:
+    """The text of one commit after the other; each begins with a record separator."""
+    commit = ""
+    for line in lines:
+        text = line.decode(errors="replace")
+        if text.startswith("\x1e"):
+            if commit:
+                yield commit
+            commit = ""
+            progress.update()
+        commit += text.removeprefix("\x1e")
+    if commit:
+        yield commit
 
 
 def _push(commit: str) -> dict[str, Any]:

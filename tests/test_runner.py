@@ -1,0 +1,323 @@
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import psutil
+import pytest
+from conftest import family
+
+from labkit.errors import UsageError
+from labkit.ledger import Kind, read
+from labkit.outage import Outage
+from labkit.protocols import PROTOCOLS
+from labkit.results import Run
+from labkit.runner import Plan, Runner
+from labkit.trial import Guarantee, Measure
+from labkit.workload import Workload, digest
+
+WORKLOAD = Workload(rate=100, duration=0.6, subscribers=3, seed=7)
+OUTAGE = Outage("reset", at=0.2, lasts=0.15)
+STREAMS = ("websocket", "sse", "pubsub")
+ALL = [(protocol, str(guarantee)) for protocol in PROTOCOLS for guarantee in Guarantee]
+
+
+def run(plan, out):
+    return Runner(plan, out, ["test"], lambda *_: None).run()
+
+
+def gone(process):
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture(scope="session")
+def comparison(tmp_path_factory):
+    """Every protocol, guarantee and measure, run once for all workers of this test run."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with (root / "comparison.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        errors = root / "comparison.errors"
+        if not errors.exists():
+            errors.write_text(json.dumps(run(Plan(WORKLOAD, outage=OUTAGE), root / "comparison")))
+    return Run(root / "comparison"), json.loads(errors.read_text())
+
+
+def keys(frame):
+    return list(zip(frame["protocol"], frame["guarantee"], strict=True))
+
+
+def test_a_comparison_of_all_protocols_ends_without_errors_and_keeps_every_trial(comparison):
+    opened, errors = comparison
+    assert errors == {}
+    assert opened.errors == {}
+    assert keys(opened.latency) == keys(opened.bandwidth) == keys(opened.loss) == ALL
+    assert not list(opened.folder.glob("trials/.*"))
+    assert not (opened.folder / "nodes").exists()
+
+
+def test_every_trial_was_offered_the_workload_of_the_manifest(comparison):
+    opened, _ = comparison
+    expected = digest(WORKLOAD.schedule())
+    assert opened.manifest["digest"] == expected
+    assert {entry["digest"] for entry in opened.manifest["trials"].values()} == {expected}
+    assert {recording.record["digest"] for recording in opened.recordings} == {expected}
+
+
+def test_what_is_owed_is_delivered_or_lost_and_nothing_else_arrives(comparison):
+    opened, _ = comparison
+    for row in opened.loss.to_dict("records"):
+        assert row["owed"] == 60 * 3, row
+        assert row["owed"] == row["delivered"] + row["lost"], row
+        assert row["lost"] == row["rejected"] + row["gap_seen"] + row["silent"], row
+        assert row["unexpected"] == row["corrupt"] == 0, row
+    for recording in opened.recordings:
+        assert (recording.outcome.unexpected, recording.outcome.corrupt) == (0, 0), recording.trial.name
+
+
+def test_at_least_once_loses_nothing_to_a_reset_and_says_so(comparison):
+    opened, _ = comparison
+    rows = opened.loss[opened.loss["guarantee"] == "at-least-once"]
+    assert dict(zip(rows["protocol"], rows["lost"], strict=True)) == dict.fromkeys(PROTOCOLS, 0)
+    assert dict(zip(rows["protocol"], rows["verdict"], strict=True)) == dict.fromkeys(PROTOCOLS, "complete")
+
+
+def test_at_most_once_streams_lose_what_was_sent_during_a_reset(comparison):
+    opened, _ = comparison
+    rows = opened.loss[(opened.loss["guarantee"] == "at-most-once") & opened.loss["protocol"].isin(STREAMS)]
+    assert len(rows) == 3
+    assert (rows["lost"] > 0).all()
+    assert (rows["verdict"] == "lossy").all()
+    assert (rows["noticed_ms"] >= 0).all()
+
+
+def test_without_an_outage_nothing_but_polling_for_the_latest_loses_anything(comparison):
+    opened, _ = comparison
+    for recording in opened.recordings:
+        latest_only = "polling" in recording.trial.protocol and not recording.trial.recovers
+        if recording.trial.outage is None and not latest_only:
+            assert recording.outcome.verdict == "complete", recording.trial.name
+            assert recording.outcome.delivered == 180, recording.trial.name
+
+
+def test_no_delivery_arrives_before_its_event_was_due_and_no_event_leaves_early(comparison):
+    opened, _ = comparison
+    for recording in opened.recordings:
+        assert (recording.latencies_ms() > 0).all(), recording.trial.name
+        assert (recording.outcome.lateness_ns >= 0).all(), recording.trial.name
+
+
+def test_the_phases_of_every_trial_follow_each_other(comparison):
+    opened, _ = comparison
+    order = ["setup", "warmup", "load", "settle", "settled", "idle", "stop"]
+    for recording in opened.recordings:
+        phases = recording.record["phases"]
+        wanted = [name for name in order if name != "idle" or recording.trial.measure is Measure.BANDWIDTH]
+        assert sorted(phases, key=phases.get) == wanted, recording.trial.name
+        assert recording.record["drained"] is True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's TCP_INFO counts the bytes received")
+def test_the_links_count_of_a_bandwidth_trial_is_the_kernels_byte_for_byte(comparison):
+    """The kernel is asked right after `stop`; what a poll brings in between is in the link's next totals."""
+    opened, _ = comparison
+    for recording in opened.of(Measure.BANDWIDTH):
+        link, stop = recording.link, recording.record["phases"]["stop"]
+        for kind, kernel in ((Kind.UP, Kind.KERNEL_UP), (Kind.DOWN, Kind.KERNEL_DOWN)):
+            mine = link[link["kind"] == kind]
+            at_stop = int(mine["value"][mine["time_ns"] < stop].sum())
+            totals = at_stop + mine["value"][mine["time_ns"] >= stop].cumsum()
+            counted = int(link["value"][link["kind"] == kernel].sum())
+            assert at_stop > 0
+            assert counted in {at_stop, *map(int, totals)}, (recording.trial.name, kind.name)
+
+
+def test_every_payload_byte_of_a_delivery_went_over_the_link(comparison):
+    opened, _ = comparison
+    for row in opened.bandwidth.to_dict("records"):
+        assert row["deliveries"] > 0
+        assert row["load_down"] >= row["payload_bytes"], row
+        assert row["setup_up"] + row["setup_down"] > 0, row
+
+
+def test_one_seed_gives_the_same_bytes_to_the_consumer_in_every_run(comparison, tmp_path):
+    opened, _ = comparison
+    plan = Plan(WORKLOAD, protocols=STREAMS, measures=(Measure.BANDWIDTH,))
+    assert run(plan, tmp_path / "again") == {}
+
+    def load_down(frame):
+        rows = frame[frame["protocol"].isin(STREAMS)]
+        return dict(zip(keys(rows), rows["load_down"], strict=True))
+
+    assert load_down(Run(tmp_path / "again").bandwidth) == load_down(opened.bandwidth)
+
+
+def test_topics_random_arrivals_and_random_sizes_lose_nothing_at_least_once(tmp_path):
+    workload = Workload(
+        rate=150, duration=0.6, subscribers=4, topics=3, arrival="poisson", sizes="lognormal", size=300, seed=3
+    )
+    plan = Plan(workload, guarantees=(Guarantee.AT_LEAST_ONCE,), measures=(Measure.LOSS,), outage=OUTAGE)
+    assert run(plan, tmp_path / "run") == {}
+    topics = [item.topic for item in workload.schedule()]
+    owed = sum(topics.count(f"t{subscriber % 3}") for subscriber in range(4))
+    assert 0 < owed < 4 * len(topics)
+    for row in Run(tmp_path / "run").loss.to_dict("records"):
+        assert (row["owed"], row["delivered"], row["verdict"]) == (owed, owed, "complete"), row
+        assert (row["unexpected"], row["corrupt"]) == (0, 0), row
+
+
+def test_a_trace_ends_with_every_event_delivered_at_least_once_and_is_kept_with_the_run(tmp_path):
+    trace = tmp_path / "log.jsonl"
+    lines = [{"time": 100 + n * 0.02, "type": f"kind.{n % 3}", "data": {"n": n, "text": "ä" * n}} for n in range(30)]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plan = Plan(
+        Workload(trace=str(trace), subscribers=3),
+        guarantees=(Guarantee.AT_LEAST_ONCE,),
+        measures=(Measure.LOSS,),
+        outage=OUTAGE,
+    )
+    assert run(plan, tmp_path / "run") == {}
+    trace.unlink()
+    rows = Run(tmp_path / "run").loss
+    assert list(rows["protocol"]) == list(PROTOCOLS)
+    for row in rows.to_dict("records"):
+        assert (row["owed"], row["delivered"], row["verdict"]) == (90, 90, "complete"), row
+
+
+def test_one_protocol_that_fails_is_reported_and_the_others_are_kept(tmp_path, monkeypatch, closed_port):
+    monkeypatch.setenv("LABKIT_NATS", f"nats://127.0.0.1:{closed_port}")
+    plan = Plan(Workload(rate=50, duration=0.2, subscribers=1), ("sse", "pubsub"), measures=(Measure.LATENCY,))
+    ended, told = [time.monotonic()], {}
+
+    def progress(trial, error):
+        ended.append(time.monotonic())
+        told[trial.name] = (error, ended[-1] - ended[-2])
+
+    errors = Runner(plan, tmp_path / "run", [], progress).run()
+    failing = ["latency-pubsub-at-most-once-1", "latency-pubsub-at-least-once-1"]
+    kept = ["latency-sse-at-most-once-1", "latency-sse-at-least-once-1"]
+    assert sorted(errors) == sorted(failing)
+    opened = Run(tmp_path / "run")
+    assert opened.errors == errors
+    for name in failing:
+        assert f"127.0.0.1:{closed_port} does not answer" in errors[name]
+        error, seconds = told[name]
+        assert error == errors[name]
+        # Four seconds for the broker to answer, and the end of the nodes.
+        assert seconds < 6
+    assert sorted(recording.trial.name for recording in opened.recordings) == sorted(kept)
+    assert sorted(path.name for path in (tmp_path / "run" / "trials").iterdir()) == sorted(kept)
+
+
+@pytest.mark.parametrize("held", ["file", "folder"])
+def test_an_out_folder_that_holds_something_is_refused_and_left_as_it_is(tmp_path, held):
+    out = tmp_path / "out"
+    if held == "folder":
+        out.mkdir()
+        (out / "mine").write_text("precious")
+    else:
+        out.write_text("precious")
+    with pytest.raises(UsageError, match="already holds something"):
+        Runner(Plan(WORKLOAD), out, [], lambda *_: None)
+    assert (out / "mine" if held == "folder" else out).read_text() == "precious"
+    assert [path.name for path in tmp_path.rglob("*")] == (["out", "mine"] if held == "folder" else ["out"])
+
+
+def test_an_empty_out_folder_is_used(tmp_path):
+    plan = Plan(Workload(rate=50, duration=0.1, subscribers=1), ("polling",), (Guarantee.AT_LEAST_ONCE,))
+    assert run(plan, tmp_path) == {}
+    assert len(Run(tmp_path).recordings) == 2
+
+
+def test_a_nats_server_that_is_killed_fails_the_trial_with_a_sentence_and_leaves_no_process(tmp_path, until):
+    plan = Plan(
+        Workload(rate=100, duration=60, subscribers=2), ("pubsub",), (Guarantee.AT_LEAST_ONCE,), (Measure.LATENCY,)
+    )
+    errors = {}
+    runner = Runner(plan, tmp_path / "run", [], lambda *_: None)
+    thread = threading.Thread(target=lambda: errors.update(runner.run()))
+    thread.start()
+    ledger = tmp_path / "run/trials/.latency-pubsub-at-least-once-1/consumer.ledger"
+    until(lambda: ledger.exists() and len(read(ledger)) > 100)
+    started = family(os.getpid())
+    (server,) = [process for process in started if "nats" in process.name()]
+    server.kill()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert errors == {"latency-pubsub-at-least-once-1": errors["latency-pubsub-at-least-once-1"]}
+    assert "nats-server ended in the middle of the trial" in errors["latency-pubsub-at-least-once-1"]
+    until(lambda: all(map(gone, started)))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from labkit.runner import Plan, Runner
+from labkit.trial import Measure
+from labkit.workload import Workload
+plan = Plan(Workload(rate=100, duration={duration}, subscribers=2), {protocols}, measures=(Measure.{measure},))
+Runner(plan, Path(sys.argv[1]), [], lambda *_: None).run()
+"""
+
+
+@contextmanager
+def parent(out, protocols, measure, duration):
+    """A real process, in a process group of its own, that runs a comparison."""
+    script = SCRIPT.format(protocols=tuple(protocols), measure=measure.name, duration=duration)
+    command = [sys.executable, "-c", script, str(out)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        for child in family(process.pid):
+            child.kill()
+        process.kill()
+        process.communicate()
+
+
+def finished(out):
+    return [path.parent.name for path in out.glob("trials/*/record.json") if not path.parent.name.startswith(".")]
+
+
+def test_ctrl_c_leaves_no_process_and_keeps_the_trials_that_were_finished(tmp_path, until):
+    out = tmp_path / "run"
+    with parent(out, PROTOCOLS, Measure.BANDWIDTH, 0.3) as process:
+        until(lambda: finished(out), limit=40)
+        started = family(process.pid)
+        assert started
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=20)
+        assert process.returncode != 0
+        assert b"KeyboardInterrupt" in error
+        until(lambda: all(map(gone, started)))
+    opened = Run(out)
+    assert sorted(recording.trial.name for recording in opened.recordings) == sorted(finished(out))
+    assert len(opened.bandwidth) == len(finished(out)) > 0
+    assert not list(out.glob("trials/.*"))
+
+
+@pytest.mark.parametrize("moment", ["as soon as there is a broker", "in the middle of a load"])
+def test_a_parent_that_is_killed_leaves_no_node_and_no_nats_server(tmp_path, until, moment):
+    out = tmp_path / "run"
+    with parent(out, ["pubsub"], Measure.LATENCY, 60) as process:
+        if moment == "in the middle of a load":
+            ledger = out / "trials/.latency-pubsub-at-most-once-1/consumer.ledger"
+            until(lambda: ledger.exists() and ledger.stat().st_size and len(read(ledger)) > 100)
+        until(lambda: any("nats" in child.name() for child in family(process.pid)))
+        started = family(process.pid)
+        process.kill()
+        process.wait()
+        try:
+            until(lambda: all(map(gone, started)), limit=10)
+        finally:
+            for child in started:
+                if not gone(child):
+                    child.kill()

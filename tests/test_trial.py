@@ -1,0 +1,176 @@
+import json
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labkit.errors import UsageError
+from labkit.outage import OUTAGES, Outage
+from labkit.trial import SCHEMA, Guarantee, Measure, Payload, Timings, Trial
+from labkit.workload import Workload
+
+SECONDS = st.floats(0.001, 1000)
+OUTAGE = st.builds(Outage, st.sampled_from(list(OUTAGES)), st.floats(0, 1000), st.floats(0.01, 600))
+TIMINGS = st.builds(
+    Timings,
+    heartbeat=SECONDS,
+    poll=SECONDS,
+    hold=SECONDS,
+    retry=SECONDS,
+    retry_limit=SECONDS,
+    attempts=st.integers(1, 100),
+    request=SECONDS,
+    ack=SECONDS,
+)
+WORKLOAD = st.builds(
+    Workload,
+    rate=st.floats(1, 1000),
+    topics=st.integers(1, 9),
+    arrival=st.sampled_from(["constant", "poisson", "bursty"]),
+    sizes=st.sampled_from(["fixed", "lognormal"]),
+    trace=st.none() | st.text(min_size=1),
+)
+TRIALS = st.builds(
+    Trial,
+    name=st.text(),
+    measure=st.sampled_from(Measure),
+    protocol=st.sampled_from(["websocket", "webhook", "longpolling"]),
+    guarantee=st.sampled_from(Guarantee),
+    workload=WORKLOAD,
+    outage=st.none() | OUTAGE,
+    repeat=st.integers(1, 99),
+    uid=st.text("0123456789abcdef", min_size=8, max_size=8),
+    payload=st.sampled_from(Payload),
+    timings=TIMINGS,
+)
+TRIAL = Trial("latency-sse-1", Measure.LATENCY, "sse", Guarantee.AT_LEAST_ONCE, Workload(), Outage("close", 1.0, 0.5))
+
+
+@settings(deadline=None, max_examples=60)
+@given(TRIALS)
+def test_a_trial_survives_json(trial):
+    again = Trial.from_json(json.loads(json.dumps(trial.to_json())))
+    assert again == trial
+    for name in ("measure", "guarantee", "payload", "workload", "outage", "timings"):
+        assert type(getattr(again, name)) is type(getattr(trial, name))
+    # They are compared by identity elsewhere, and a plain string would be equal but not identical.
+    assert (again.linked, again.recovers) == (trial.linked, trial.recovers)
+
+
+def test_the_spec_is_plain_json_that_holds_every_field_and_the_schema():
+    spec = json.loads(json.dumps(TRIAL.to_json(), allow_nan=False))
+    assert spec.keys() == {"schema", *(field.name for field in fields_of(Trial))}
+    assert (spec["schema"], spec["measure"], spec["guarantee"], spec["payload"]) == (
+        SCHEMA,
+        "latency",
+        "at-least-once",
+        "full",
+    )
+    assert spec["outage"] == {"kind": "close", "at": 1.0, "lasts": 0.5}
+
+
+def test_reading_a_spec_leaves_it_as_it_was():
+    spec = TRIAL.to_json()
+    Trial.from_json(spec)
+    assert spec == TRIAL.to_json()
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, 0, -1, "1", None, [1]])
+def test_another_schema_is_a_value_error_that_names_the_one_that_is_read(schema):
+    with pytest.raises(ValueError, match=rf"schema.*{SCHEMA}"):
+        Trial.from_json({**TRIAL.to_json(), "schema": schema})
+
+
+@pytest.mark.parametrize(
+    "name", ["schema", *(field.name for field in fields_of(Trial) if field.name not in ("repeat", "uid"))]
+)
+def test_a_missing_part_is_an_error_that_names_it(name):
+    spec = TRIAL.to_json()
+    del spec[name]
+    with pytest.raises((KeyError, TypeError), match=name):
+        Trial.from_json(spec)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"measure": "speed"},
+        {"guarantee": "exactly-once"},
+        {"guarantee": None},
+        {"payload": ""},
+        {"surprise": 1},
+        {"workload": {"rate": 0}},
+        {"workload": {"colour": "red"}},
+        {"workload": None},
+        {"outage": {"kind": "power"}},
+        {"outage": {"kind": "reset", "since": 1}},
+        {"outage": "reset"},
+        {"timings": {"nap": 1}},
+        {"timings": []},
+    ],
+    ids=str,
+)
+def test_a_damaged_spec_is_an_error(damage):
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Trial.from_json({**TRIAL.to_json(), **damage})
+
+
+def test_save_writes_the_spec(tmp_path):
+    path = tmp_path / "spec.json"
+    trial = replace(TRIAL, name="größe", outage=None)
+    trial.save(path)
+    assert Trial.from_json(json.loads(path.read_text(encoding="utf-8"))) == trial
+
+
+def test_save_refuses_to_overwrite_and_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "spec.json"
+    path.write_text("recorded")
+    with pytest.raises(FileExistsError):
+        TRIAL.save(path)
+    assert path.read_text() == "recorded"
+
+
+def test_under_a_run_folder_the_trace_is_found_there_and_nothing_else_changes():
+    trial = replace(TRIAL, workload=Workload(trace="trace.jsonl", speed=2.0, subscribers=3))
+    placed = trial.under(Path("/runs/one"))
+    assert Path(placed.workload.trace) == Path("/runs/one/trace.jsonl")
+    assert replace(placed, workload=replace(placed.workload, trace="trace.jsonl")) == trial
+    assert trial.workload.trace == "trace.jsonl"
+
+
+def test_a_trial_without_a_trace_is_the_same_under_any_run_folder():
+    assert TRIAL.under(Path("/runs/one")) == TRIAL
+
+
+def test_a_trace_under_a_run_folder_can_be_read(tmp_path):
+    (tmp_path / "trace.jsonl").write_text('{"time": 1, "type": "a", "data": 1}\n')
+    trial = replace(TRIAL, workload=Workload(trace="trace.jsonl"))
+    assert [item.topic for item in trial.under(tmp_path).workload.schedule()] == ["a"]
+
+
+@pytest.mark.parametrize("guarantee", Guarantee)
+def test_a_guarantee_is_found_by_its_name(guarantee):
+    assert Guarantee.named(guarantee.value) is guarantee
+    assert Guarantee.named(guarantee) is guarantee
+
+
+@pytest.mark.parametrize("name", ["exactly-once", "", "At-Most-Once", "AT_MOST_ONCE", "at-most-once ", None])
+def test_an_unknown_guarantee_is_refused_with_those_there_are(name):
+    with pytest.raises(UsageError) as caught:
+        Guarantee.named(name)
+    assert str(caught.value) == (f"There is no guarantee {str(name)!r}; choose from at-most-once, at-least-once.")
+
+
+@pytest.mark.parametrize(
+    ("measure", "linked"), [(Measure.LATENCY, False), (Measure.BANDWIDTH, True), (Measure.LOSS, True)]
+)
+def test_only_a_latency_trial_connects_directly(measure, linked):
+    assert replace(TRIAL, measure=measure).linked is linked
+
+
+@pytest.mark.parametrize(("guarantee", "recovers"), [("at-most-once", False), ("at-least-once", True)])
+def test_recovery_is_switched_on_by_the_guarantee(guarantee, recovers):
+    assert replace(TRIAL, guarantee=Guarantee(guarantee)).recovers is recovers
