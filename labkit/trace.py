@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 DEFAULT_TOPIC = "event"
 
+MAX_LINE = 16_000_000
+"""Bytes of one CSV field; what is too large for an event is refused later, with its number."""
+
+GIT = ("git", "-c", "log.showRoot=true", "-c", "log.showSignature=false", "-c", "color.ui=false")
+"""git, whatever the user's own settings are."""
+
 
 class Entry(NamedTuple):
     """One line of a log: seconds since the first line, topic, and the event's data."""
@@ -50,7 +56,7 @@ def load(path: Path) -> list[Entry]:
         raise UsageError(f"The trace {path.name!r} holds no events; it needs at least one line with a time.")
     rows.sort(key=lambda row: row[0])
     first = rows[0][0]
-    return [Entry(at - first, _topic(path, line, row), _data(row)) for at, line, row in rows]
+    return [Entry(at - first, _topic(path, line, row), _data(path, line, row)) for at, line, row in rows]
 
 
 def save(entries: list[dict[str, Any]], path: Path) -> None:
@@ -68,7 +74,7 @@ def from_git(repository: Path) -> list[dict[str, Any]]:
     """
     from tqdm.auto import tqdm
 
-    git = ["git", "-C", str(repository)]
+    git = [*GIT, "-C", str(repository)]
     try:
         counted = subprocess.run([*git, "rev-list", "--count", "--no-merges", "HEAD"], capture_output=True, check=False)
     except FileNotFoundError:
@@ -118,7 +124,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line, parse_constant=_no_constant)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UsageError(f"Line {number} of {path.name!r} is not JSON ({error}); mend or remove it.") from None
             if not isinstance(row, dict):
                 raise UsageError(f"Line {number} of {path.name!r} is not a JSON object; write one object a line.")
@@ -131,16 +137,21 @@ def _no_constant(name: str) -> None:
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines)
+        rows = csv.DictReader(lines, strict=True)
         if "time" not in (rows.fieldnames or []):
             found = ", ".join(rows.fieldnames or []) or "none"
             raise UsageError(f"The trace {path.name!r} has no column 'time' (found: {found}); add one.")
-        for row in rows:
-            if None in row or None in row.values():
-                raise UsageError(
-                    f"Line {rows.line_num} of {path.name!r} has not as many fields as the header; mend it."
-                )
-            yield rows.line_num, row
+        usual = csv.field_size_limit(MAX_LINE)
+        try:
+            for row in rows:
+                if None in row or None in row.values():
+                    where = f"Line {rows.line_num} of {path.name!r}"
+                    raise UsageError(f"{where} has not as many fields as the header; mend it.")
+                yield rows.line_num, row
+        except csv.Error as error:
+            raise UsageError(f"Line {rows.line_num} of {path.name!r} is not CSV ({error}); mend it.") from None
+        finally:
+            csv.field_size_limit(usual)
 
 
 def _seconds(path: Path, line: int, row: dict[str, Any]) -> float:
@@ -149,7 +160,9 @@ def _seconds(path: Path, line: int, row: dict[str, Any]) -> float:
     if value is None:
         raise UsageError(f"{where} has no 'time'; give each event an ISO 8601 time or seconds.")
     try:
-        seconds = float(value)
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except OverflowError:
+        seconds = math.inf
     except (TypeError, ValueError):
         try:
             moment = datetime.fromisoformat(str(value))
@@ -157,7 +170,7 @@ def _seconds(path: Path, line: int, row: dict[str, Any]) -> float:
             raise UsageError(f"{where} has the time {value!r}; use ISO 8601 or seconds as a number.") from None
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not math.isfinite(seconds):
-        raise UsageError(f"{where} has the time {value!r}; use ISO 8601 or a finite number of seconds.")
+        raise UsageError(f"{where} has the time {value!r:.40}; use ISO 8601 or a finite number of seconds.")
     return seconds
 
 
@@ -169,5 +182,10 @@ def _topic(path: Path, line: int, row: dict[str, Any]) -> str:
     return topic
 
 
-def _data(row: dict[str, Any]) -> Any:
-    return row["data"] if "data" in row else {key: row[key] for key in row if key not in ("time", "type")}
+def _data(path: Path, line: int, row: dict[str, Any]) -> Any:
+    data = row["data"] if "data" in row else {key: row[key] for key in row if key not in ("time", "type")}
+    try:
+        json.dumps(data, allow_nan=False)
+    except ValueError:
+        raise UsageError(f"Line {line} of {path.name!r} has a number out of range in its data; mend it.") from None
+    return data

@@ -463,7 +463,7 @@ def test_all_faults_in_one_history_are_told_apart():
 
 
 CALM = ("fine", "silent", "rejected", "gap", "corrupt", "again", "repeated", "swap")
-CUT_OFF = ("fine", "late", "silent", "rejected", "gap")
+CUT_OFF = ("late", "silent", "rejected", "gap")
 """What may become of a delivery outside and inside the outage."""
 
 
