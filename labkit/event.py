@@ -43,15 +43,18 @@ def decode(raw: bytes) -> Event:
     sequence = sequence_of(raw)
     if sequence < 0:
         raise ValueError("not an event of this lab: " + repr(raw[:40]))
-    fields = json.loads(raw)
-    since = datetime.fromisoformat(fields["time"]) - _EPOCH
-    return Event(sequence, fields["type"], since // timedelta(microseconds=1) * 1000, fields["data"])
+    try:
+        fields = json.loads(raw)
+        since = datetime.fromisoformat(fields["time"]) - _EPOCH
+        return Event(sequence, fields["type"], since // timedelta(microseconds=1) * 1000, fields["data"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"event {sequence} has no proper {error}") from None
 
 
 def sequence_of(raw: bytes) -> int:
     """The sequence number in canonical bytes without parsing the rest, or -1 where there is none."""
     digits = raw[len(_PREFIX) : _ID_END]
-    if raw.startswith(_PREFIX) and len(digits) == ID_DIGITS and digits.isdigit():
+    if raw.startswith(_PREFIX) and raw[_ID_END : _ID_END + 1] == b'"' and digits.isdigit():
         return int(digits)
     return -1
 
@@ -78,7 +81,11 @@ def decode_gap(raw: bytes) -> tuple[int, int] | None:
     if GAP_TYPE.encode() not in raw[:64]:
         return None
     try:
-        data = json.loads(raw)["data"]
-        return int(data["after"]), int(data["oldest"])
+        signal = json.loads(raw)
+        if signal["type"] != GAP_TYPE:
+            return None
+        data = signal["data"]
+        after, oldest = decode_id(data["after"]), decode_id(data["oldest"])
     except (ValueError, KeyError, TypeError):
         return None
+    return None if after is None or oldest is None else (after, oldest)

@@ -23,9 +23,9 @@ class Outage:
     def __post_init__(self) -> None:
         if self.kind not in OUTAGES:
             raise UsageError(f"The outage kind is {self.kind!r}; choose one of {', '.join(OUTAGES)}.")
-        if not self.at >= 0:
+        if not _number(self.at) or not 0 <= self.at < float("inf"):
             raise UsageError(f"The outage begins at {self.at!r} s; it has to begin at 0 s or later.")
-        if not 0 < self.lasts <= 600:
+        if not _number(self.lasts) or not 0 < self.lasts <= 600:
             raise UsageError(f"The outage lasts {self.lasts!r} s; it has to last more than 0 s and at most 600 s.")
 
     def check_within(self, duration: float) -> None:
@@ -40,3 +40,7 @@ class Outage:
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values; `Outage(**fields)` is the way back."""
         return asdict(self)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

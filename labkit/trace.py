@@ -83,10 +83,13 @@ def from_git(repository: Path) -> list[dict[str, Any]]:
         reason = counted.stderr.decode(errors="replace").strip().split("\n")[0]
         raise UsageError(f"git cannot read a history in {str(repository)!r} ({reason}); give a repository's folder.")
     log = [*git, "log", "--reverse", "--no-merges", "--numstat", "--format=%x1e%ct%x1f%s"]
-    with subprocess.Popen(log, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(log, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         with tqdm(total=int(counted.stdout), desc="git log", unit="commit", leave=False) as progress:
-            return [_push(commit) for commit in _commits(process.stdout, progress)]
+            pushes = [_push(commit) for commit in _commits(process.stdout, progress)]
+    if process.returncode:
+        raise UsageError(f"git cannot read the whole history in {str(repository)!r}; mend it with git fsck.")
+    return pushes
 
 
 def _commits(lines: IO[bytes], progress: "tqdm[Any]") -> Iterator[str]:
@@ -136,22 +139,26 @@ def _no_constant(name: str) -> None:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    usual = csv.field_size_limit(MAX_LINE)
     with path.open(encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines, strict=True)
-        if "time" not in (rows.fieldnames or []):
-            found = ", ".join(rows.fieldnames or []) or "none"
-            raise UsageError(f"The trace {path.name!r} has no column 'time' (found: {found}); add one.")
-        usual = csv.field_size_limit(MAX_LINE)
         try:
-            for row in rows:
-                if None in row or None in row.values():
-                    where = f"Line {rows.line_num} of {path.name!r}"
-                    raise UsageError(f"{where} has not as many fields as the header; mend it.")
-                yield rows.line_num, row
+            yield from _rows(path, rows)
         except csv.Error as error:
-            raise UsageError(f"Line {rows.line_num} of {path.name!r} is not CSV ({error}); mend it.") from None
+            where = f"Line {rows.reader.line_num} of {path.name!r}"
+            raise UsageError(f"{where} is not CSV ({error}); mend it.") from None
         finally:
             csv.field_size_limit(usual)
+
+
+def _rows(path: Path, rows: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, Any]]]:
+    if "time" not in (rows.fieldnames or []):
+        found = ", ".join(rows.fieldnames or []) or "none"
+        raise UsageError(f"The trace {path.name!r} has no column 'time' (found: {found}); add one.")
+    for row in rows:
+        if None in row or None in row.values():
+            raise UsageError(f"Line {rows.line_num} of {path.name!r} has not as many fields as the header; mend it.")
+        yield rows.line_num, row
 
 
 def _seconds(path: Path, line: int, row: dict[str, Any]) -> float:

@@ -50,9 +50,7 @@ class History:
         self.offer = Offer(FIRST, due, np.full(events, 256), np.array([crc(n) for n in numbers]), wanted)
         self.producer = [record(Kind.SENT, self.due(n) + LATENESS, FIRST + n, value=256) for n in numbers]
         self.consumer, self.link = [], []
-        self.arrivals = {
-            (int(subscriber), int(n)): self.due(int(n)) + LATENCY for subscriber, n in np.argwhere(wanted)
-        }
+        self.arrivals = {(int(subscriber), int(n)): self.due(int(n)) + LATENCY for subscriber, n in np.argwhere(wanted)}
 
     @staticmethod
     def due(number):
@@ -80,6 +78,4 @@ class History:
 
     def judge(self, drained=True) -> Outcome:
         received = [record(Kind.RECEIVED, at, FIRST + n, who, crc(n)) for (who, n), at in self.arrivals.items()]
-        return audit(
-            self.offer, records(self.producer), records(self.consumer + received), records(self.link), drained
-        )
+        return audit(self.offer, records(self.producer), records(self.consumer + received), records(self.link), drained)

@@ -473,9 +473,7 @@ def planted(draw):
     events, subscribers = draw(st.integers(5, 14)), draw(st.integers(1, 3))
     cut = draw(st.integers(1, events - 3))
     healed = draw(st.integers(cut + 1, events - 1))
-    calm, cut_off = (
-        st.lists(st.sampled_from(choice), min_size=events, max_size=events) for choice in (CALM, CUT_OFF)
-    )
+    calm, cut_off = (st.lists(st.sampled_from(choice), min_size=events, max_size=events) for choice in (CALM, CUT_OFF))
     mask = st.lists(st.booleans(), min_size=events, max_size=events)
     wanted = np.array([draw(mask) for _ in range(subscribers)])
     wanted[:, cut - 1] = True  # what comes last before the outage arrives, so that nothing is in flight

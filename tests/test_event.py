@@ -3,12 +3,13 @@ import math
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labkit.event import Event, decode, decode_gap, decode_id, encode, encode_gap, encode_id, sequence_of
 
-FAST = settings(deadline=None, max_examples=50)
+# A busy machine must not fail a test.
+SOME = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 SEQUENCES = st.integers(0, 99_999_999)
 WORDS = st.text("ab0Z_-", min_size=1, max_size=6)
@@ -33,7 +34,7 @@ def not_json(name):
     raise AssertionError(f"{name} is not JSON")
 
 
-@FAST
+@SOME
 @given(EVENTS)
 def test_the_bytes_are_a_cloudevent_in_ascii_json_with_every_required_attribute(event):
     raw = encode(event)
@@ -68,13 +69,13 @@ def test_the_canonical_bytes_are_these():
     )
 
 
-@FAST
+@SOME
 @given(EVENTS)
 def test_an_event_survives_encoding_and_decoding(event):
     assert decode(encode(event)) == event
 
 
-@FAST
+@SOME
 @given(EVENTS)
 def test_decoding_and_encoding_again_gives_the_same_bytes(event):
     assert encode(decode(encode(event))) == encode(event)
@@ -89,7 +90,7 @@ FEW = st.builds(
 )
 
 
-@FAST
+@SOME
 @given(FEW, FEW)
 def test_bytes_are_equal_exactly_when_the_events_are(one, other):
     assert (encode(one) == encode(other)) is (one == other)
@@ -105,7 +106,7 @@ def test_data_that_json_cannot_hold_is_refused_rather_than_written_as_something_
         encode(Event(0, "t0", 0, data))
 
 
-@FAST
+@SOME
 @given(EVENTS)
 def test_the_sequence_number_is_read_without_the_rest(event):
     raw = encode(event)
@@ -148,7 +149,7 @@ def test_bytes_that_are_no_event_of_this_lab_have_no_sequence_number(raw):
     assert sequence_of(raw) == -1
 
 
-@FAST
+@SOME
 @given(st.binary(max_size=80))
 def test_random_bytes_have_no_sequence_number(raw):
     assert sequence_of(raw) == -1
@@ -180,7 +181,7 @@ def test_decoding_a_damaged_event_is_a_value_error(raw):
         decode(raw)
 
 
-@FAST
+@SOME
 @given(SEQUENCES)
 def test_an_id_has_eight_digits_and_leads_back_to_its_number(sequence):
     text = encode_id(sequence)
@@ -188,7 +189,7 @@ def test_an_id_has_eight_digits_and_leads_back_to_its_number(sequence):
     assert decode_id(text) == sequence
 
 
-@FAST
+@SOME
 @given(SEQUENCES, SEQUENCES)
 def test_ids_sort_as_their_numbers_do(one, other):
     assert (encode_id(one) < encode_id(other)) is (one < other)
@@ -203,7 +204,7 @@ def test_text_that_is_no_id_is_none(text):
     assert decode_id(text) is None
 
 
-@FAST
+@SOME
 @given(SEQUENCES, SEQUENCES)
 def test_a_gap_signal_survives_encoding_and_decoding(after, oldest):
     raw = encode_gap(after, oldest)
@@ -217,7 +218,7 @@ def test_a_gap_signal_is_json_that_names_both_ids_and_its_kind():
     assert fields["data"] == {"after": "00000003", "oldest": "00000012"}
 
 
-@FAST
+@SOME
 @given(EVENTS)
 def test_no_event_is_taken_for_a_gap_signal(event):
     assert decode_gap(encode(event)) is None

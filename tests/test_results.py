@@ -211,7 +211,15 @@ def test_bytes_are_summed_by_direction_and_phase(recorded):
     made = recorded()
     rows = made.rows()
     at = {phase: PHASES[phase] + MS for phase in PHASES}
-    up = {"setup": 100, "warmup": 1_000_000, "load": 40, "settle": 2, "settled": 3_000_000, "idle": 7, "stop": 9_000_000}
+    up = {
+        "setup": 100,
+        "warmup": 1_000_000,
+        "load": 40,
+        "settle": 2,
+        "settled": 3_000_000,
+        "idle": 7,
+        "stop": 9_000_000,
+    }
     rows["link"] = [record(Kind.UP, at[phase], value=value) for phase, value in up.items()]
     rows["link"] += [record(Kind.DOWN, at[phase] + 1, value=10 * value) for phase, value in up.items()]
     rows["link"] += [record(Kind.UP, START - 9 * SECOND, value=5_000_000), record(Kind.UP, at["load"] + 5, value=8)]

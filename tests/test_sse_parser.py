@@ -119,7 +119,21 @@ def test_retry_sets_the_reconnection_time(value, milliseconds):
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b" ", b"-1", b"+1", b"1.5", b"1e3", b"10 ", b"  10", b"1_000", b"ten", "٣".encode(), "²".encode(), "１".encode()],
+    [
+        b"",
+        b" ",
+        b"-1",
+        b"+1",
+        b"1.5",
+        b"1e3",
+        b"10 ",
+        b"  10",
+        b"1_000",
+        b"ten",
+        "٣".encode(),
+        "²".encode(),
+        "１".encode(),
+    ],
 )
 def test_a_retry_of_anything_but_ascii_digits_is_ignored(value):
     assert retry(b"retry: " + value + b"\n\n") is None
@@ -228,7 +242,9 @@ def by_the_book(stream):
         if not line:
             if kept:
                 messages.append(
-                    Message(event.decode(errors="replace") or "message", bytes(kept[:-1]), last_id.decode(errors="replace"))
+                    Message(
+                        event.decode(errors="replace") or "message", bytes(kept[:-1]), last_id.decode(errors="replace")
+                    )
                 )
             kept, event = bytearray(), b""
         elif name == b"event":
