@@ -3,19 +3,23 @@
     python bench/bare.py PROTOCOL {producer|consumer} COUNT RATE SUBSCRIBERS SIZE POLL
 
 A pair of them offers what labkit offers: the same encoded events, one process for each side, uvloop where there is one.
+The producer publishes COUNT events at RATE a second, or flat out where that is 0; POLL is the pause between polls.
 Each side says where it listens (or nothing) in one line on standard output, and is told where the other side is in one
-line on standard input. The producer then publishes at RATE events a second, or flat out where that is 0, and prints its
-start; the consumer notes id and time of every arrival and prints them when it has all. Both end with standard input.
+line on standard input. The producer then prints when it started; the consumer notes id and time of every arrival and,
+when it has all, writes them as pairs of 64-bit integers.
 """
 
 import asyncio
 import json
 import secrets
+import signal
 import sys
 import time
+from array import array
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from itertools import chain
 
 import nats
 from aiohttp import ClientSession, web
@@ -29,10 +33,15 @@ from labkit.workload import Workload
 
 HOST = "127.0.0.1"
 ID = slice(27, 35)
+"""Where the id stands in an event's bytes."""
+
 LIMIT = 30.0
 PAGE = 1000
-SPIN_NS = 2_000_000
 UNSENT = 64 * 1024
+
+SPIN_NS = 2_000_000
+"""An event loop's timers are exact to a millisecond only; the rest of the wait before an event is spun."""
+
 SECRET = "whsec_" + b64encode(b"known to both sides beforehand").decode()
 
 Publish = Callable[[bytes], Awaitable[None]]
@@ -338,12 +347,13 @@ async def consume(protocol: str, count: int, subscribers: int) -> None:
     async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as tasks:
         await CONSUMERS[protocol](tasks, note, subscribers)
         await full.wait()
-        say(json.dumps(arrivals))
-        await hear()
+        sys.stdout.buffer.write(array("q", chain.from_iterable(arrivals)).tobytes())
         sys.exit()
 
 
 if __name__ == "__main__":
+    # Ctrl-C is the parent's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     name, side = sys.argv[1:3]
-    count, rate, subscribers, size = map(int, sys.argv[3:7])
-    run(produce(name, count, rate, size) if side == "producer" else consume(name, count, subscribers))
+    events, per_second, audience, length = map(int, sys.argv[3:7])
+    run(produce(name, events, per_second, length) if side == "producer" else consume(name, events, audience))

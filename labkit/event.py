@@ -31,10 +31,10 @@ class Event:
 
 
 def encode(event: Event) -> bytes:
-    """The event as compact JSON, attributes in a fixed order, pure ASCII."""
+    """The event as compact JSON, attributes in a fixed order, pure ASCII. ValueError for data that JSON cannot hold."""
     time = (_EPOCH + timedelta(microseconds=event.offset_ns // 1000)).isoformat(timespec="microseconds")
     body = {"source": SOURCE, "type": event.topic, "time": time[:-6] + "Z", "data": event.data}
-    rest = json.dumps(body, separators=(",", ":")).encode()
+    rest = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
     return b'%s%0*d",%s' % (_PREFIX, ID_DIGITS, event.sequence, rest[1:])
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TOPIC = "event"
 
+MAX_TIME = 1e11
+"""Seconds; milliseconds given as seconds are beyond it."""
+
 MAX_LINE = 16_000_000
 """Bytes of one CSV field; what is too large for an event is refused later, with its number."""
 
@@ -176,8 +179,9 @@ def _seconds(path: Path, line: int, row: dict[str, Any]) -> float:
         except ValueError:
             raise UsageError(f"{where} has the time {value!r}; use ISO 8601 or seconds as a number.") from None
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not math.isfinite(seconds):
-        raise UsageError(f"{where} has the time {value!r:.40}; use ISO 8601 or a finite number of seconds.")
+    if not abs(seconds) <= MAX_TIME:
+        limit = f"a number of seconds within {MAX_TIME:,.0f} of 1970"
+        raise UsageError(f"{where} has the time {value!r:.40}; use ISO 8601 or {limit}.")
     return seconds
 
 

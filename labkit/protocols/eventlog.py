@@ -3,6 +3,8 @@
 Promises every kept event after a cursor, in order, or an explicit `Gap`; never a silent hole.
 """
 
+from itertools import islice
+
 from labkit.workload import Scheduled
 
 CAPACITY = 100_000
@@ -45,14 +47,8 @@ class EventLog:
         """The events after the cursor, oldest first, on one topic or (None) on all. Raises Gap."""
         if not self.oldest - 1 <= cursor < self.next:
             raise Gap(cursor, self.oldest)
-        found = []
-        for sequence in range(cursor + 1, self.next):
-            item = self._items[sequence]
-            if topic is None or item.topic == topic:
-                found.append(item)
-                if len(found) == limit:
-                    break
-        return found
+        items = (self._items[sequence] for sequence in range(cursor + 1, self.next))
+        return list(islice((item for item in items if topic in (None, item.topic)), limit))
 
     def latest(self, topic: str | None = None) -> Scheduled | None:
         """The newest event on a topic, or on all."""
