@@ -1,4 +1,4 @@
-"""The floor: for each protocol the shortest honest program on the same libraries, without any of labkit's protocol code.
+"""The floor: for each protocol the shortest honest program on the same libraries, with no protocol code of labkit's.
 
     python bench/bare.py PROTOCOL {producer|consumer} COUNT RATE SUBSCRIBERS SIZE POLL
 
@@ -11,6 +11,7 @@ when it has all, writes them as pairs of 64-bit integers.
 
 import asyncio
 import json
+import os
 import secrets
 import signal
 import sys
@@ -65,7 +66,8 @@ async def serve_http(method: str, path: str, handler: Callable[[web.Request], Aw
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, HOST, 0).start()
-    return f"http://{HOST}:{runner.addresses[0][1]}"
+    port: int = runner.addresses[0][1]
+    return f"http://{HOST}:{port}"
 
 
 async def websocket_producer(tasks: asyncio.TaskGroup) -> Publish:
@@ -331,7 +333,7 @@ async def produce(protocol: str, count: int, rate: int, size: int) -> None:
                 await asyncio.sleep(0)
         say(str(start))
         await hear()
-        sys.exit()
+        os._exit(0)
 
 
 async def consume(protocol: str, count: int, subscribers: int) -> None:
@@ -348,7 +350,8 @@ async def consume(protocol: str, count: int, subscribers: int) -> None:
         await CONSUMERS[protocol](tasks, note, subscribers)
         await full.wait()
         sys.stdout.buffer.write(array("q", chain.from_iterable(arrivals)).tobytes())
-        sys.exit()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

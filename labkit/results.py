@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from labkit.audit import Fate, Offer, Outcome, Records, audit
 from labkit.errors import UsageError
 from labkit.ledger import Kind, read
-from labkit.protocols import PROTOCOLS
+from labkit.protocols import PROTOCOLS, find
 from labkit.trial import SCHEMA, Guarantee, Measure, Trial
+from labkit.workload import digest
 
 SATURATED_MS = 5.0
 """A trial whose p99 lateness is above this measures its own generator as much as the protocol."""
+
+PHASES = ("setup", "warmup", "load", "settle", "settled", "stop")
+"""Every trial has these; a bandwidth trial has `idle` between the last two."""
 
 ENOUGH = 10
 """Samples that have to lie beyond a percentile for it to be stated."""
@@ -77,6 +81,7 @@ class Recording:
     """One finished trial: its spec, its record, and its audited ledgers."""
 
     trial: Trial
+    phases: dict[str, int]
     record: dict[str, Any]
     offer: Offer
     outcome: Outcome
@@ -95,7 +100,7 @@ class Recording:
 
     def bytes(self, kind: Kind, since: str, until: str) -> int:
         """TCP stream bytes at the link in one direction between two phases."""
-        phases, records = self.record["phases"], self.link
+        phases, records = self.phases, self.link
         times = records["time_ns"]
         within = (records["kind"] == kind) & (times >= phases[since]) & (times < phases[until])
         return int(records["value"][within].sum())
@@ -186,7 +191,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{str(folder)!r} is not a run folder: it has no manifest.json; give what `--out` named.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        schema, _ = manifest["schema"], manifest["trials"].items()
+        schema = manifest["schema"]
+        if not all(isinstance(entry, dict) for entry in manifest["trials"].values()):
+            raise TypeError("a trial's entry is not an object")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(
             f"The manifest of {str(folder)!r} is damaged; restore it, or run the comparison again."
@@ -201,24 +208,32 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _load(run: Path, folder: Path, offers: dict[str, Offer]) -> Recording:
     try:
         trial = Trial.from_json(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
+        find(trial.protocol)
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        phases, drained, workload_digest = record["phases"], record["drained"], record["digest"]
-        start = phases["load"]
+        drained, offered = bool(record["drained"]), str(record["digest"])
+        names = PHASES + (("idle",) if trial.measure is Measure.BANDWIDTH else ())
+        phases = {name: int(record["phases"][name]) for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"The trial {folder.name} is damaged ({reason}); restore it, or run it again.") from None
-    if workload_digest not in offers:
-        offers[workload_digest] = _offer(trial.under(run))
-    offer = offers[workload_digest]
-    offer = Offer(offer.first, offer.due_ns + start, offer.size, offer.crc, offer.wanted)
-    producer, consumer = read(folder / "producer.ledger"), read(folder / "consumer.ledger")
+    if offered not in offers:
+        offers[offered] = _offer(trial.under(run), offered)
+    offer = replace(offers[offered], due_ns=offers[offered].due_ns + phases["load"])
+    # What closing the trial did to its connections is no part of it.
+    producer, consumer = (
+        records[records["time_ns"] <= phases["stop"]]
+        for records in (read(folder / "producer.ledger"), read(folder / "consumer.ledger"))
+    )
     link = read(folder / "link.ledger") if trial.linked else producer[:0]
-    return Recording(trial, record, offer, audit(offer, producer, consumer, link, drained), link)
+    return Recording(trial, phases, record, offer, audit(offer, producer, consumer, link, drained), link)
 
 
-def _offer(trial: Trial) -> Offer:
-    """What the workload offers, due times counted from the start of the load."""
+def _offer(trial: Trial, offered: str) -> Offer:
+    """What the workload offers, due times counted from the start of the load; UsageError when it is not the offered."""
     schedule = trial.workload.schedule()
+    if digest(schedule) != offered:
+        fix = "its spec or trace was changed; restore it, or run it again"
+        raise UsageError(f"The trial {trial.name} was offered another workload than its spec gives: {fix}.")
     interests = [trial.workload.interest(subscriber) for subscriber in range(trial.workload.subscribers)]
     topics = np.array([item.topic for item in schedule])
     wanted = np.array([np.ones(len(schedule), bool) if wish is None else topics == wish for wish in interests])
@@ -251,7 +266,7 @@ def _latency(recording: Recording) -> dict[str, Any]:
 def _bandwidth(recording: Recording) -> dict[str, Any]:
     arrived = recording.outcome.arrived_ns > 0
     deliveries, payload = int(arrived.sum()), int((arrived * recording.offer.size).sum())
-    phases = recording.record["phases"]
+    phases = recording.phases
     idle_s = (phases["stop"] - phases["idle"]) / 1e9
     up, down = recording.bytes(Kind.UP, "load", "settled"), recording.bytes(Kind.DOWN, "load", "settled")
     return {

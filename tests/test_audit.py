@@ -237,6 +237,17 @@ def test_a_gap_after_a_warm_up_event_covers_the_load_from_its_start():
     assert found(history.judge()) == only(history, gap_seen=1)
 
 
+@pytest.mark.parametrize("subscriber", [2, EVERYONE - 1])
+def test_a_gap_or_a_rejection_of_an_unknown_subscriber_concerns_nobody(subscriber):
+    history = History(subscribers=2)
+    history.lose(5)
+    history.gap(history.due(9), after=4, oldest=6, subscriber=subscriber)
+    assert found(history.judge()) == only(history, silent=1)
+    history.consumer.clear()
+    history.produced(Kind.REJECTED, history.due(5), number=5, subscriber=subscriber)
+    assert found(history.judge()) == only(history, silent=1)
+
+
 def test_a_gap_does_not_unmake_what_arrived():
     history = History()
     history.gap(history.due(9), after=0, oldest=8)

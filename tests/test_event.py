@@ -259,6 +259,7 @@ NOT_GAPS = {
     "after in Arabic digits": gap_with('{"after":"٠٠٠٠٠٠٠١","oldest":"00000005"}'.encode()),
     "after with an underscore": gap_with(b'{"after":"0000_001","oldest":"00000005"}'),
     "after negative": gap_with(b'{"after":"-0000001","oldest":"00000005"}'),
+    "nested too deeply": gap_with(b"[" * 100_000),
     "oldest a word": gap_with(b'{"after":"00000001","oldest":"now"}'),
     "oldest too large a number": gap_with(b'{"after":"00000001","oldest":1e999}'),
 }

@@ -327,6 +327,29 @@ def test_a_perfect_trial_is_complete_and_nobody_noticed_anything(recorded):
     assert np.isnan(found["recovered_ms"])
 
 
+@pytest.mark.parametrize("side", ["producer", "consumer"])
+def test_connections_that_the_end_of_the_trial_closes_are_no_sign_of_the_outage(recorded, side):
+    made = recorded()
+    rows = made.rows()
+    rows["link"] = [record(Kind.CUT, START + 300 * MS), record(Kind.HEALED, START + 500 * MS)]
+    rows[side].append(record(Kind.DISCONNECTED, PHASES["stop"] + MS, subscriber=0))
+    made.add("loss", rows=rows)
+    found = row(Run(made.folder).loss)
+    assert np.isnan(found["noticed_ms"])
+    assert found["verdict"] == "complete"
+
+
+def test_a_silent_loss_stays_silent_when_the_end_of_the_trial_disconnects_the_consumer(recorded):
+    made = recorded()
+    rows = made.rows()
+    last = made.schedule[-1].sequence
+    rows["consumer"] = [row for row in rows["consumer"] if row[2:4] != (last, 0)]
+    rows["consumer"].append(record(Kind.DISCONNECTED, PHASES["stop"] + MS, subscriber=0))
+    made.add("loss", rows=rows)
+    found = row(Run(made.folder).loss)
+    assert (found["lost"], found["gap_seen"], found["silent"]) == (1, 0, 1)
+
+
 def test_a_trial_that_was_not_drained_is_inconclusive(recorded):
     made = recorded()
     made.add("loss", drained=False)

@@ -48,42 +48,46 @@ class Parser:
     def __init__(self) -> None:
         self._rest = b""
         self._started = False
-        self._last_id = ""
+        self._after_cr = False
+        self._event = b""
+        self._data: list[bytes] = []
+        self._last_id = b""
         self.retry: int | None = None
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
         """The messages that this chunk completes; an unfinished block is kept for the next chunk."""
-        text = self._rest + chunk
+        text = self._rest + (chunk.removeprefix(b"\n") if self._after_cr else chunk)
+        self._after_cr = chunk.endswith(b"\r") if chunk else self._after_cr
         if not self._started:
             if len(text) < 3 and b"\xef\xbb\xbf".startswith(text):
                 self._rest = text
                 return
             text, self._started = text.removeprefix(b"\xef\xbb\xbf"), True
-        held = b""
         if b"\r" in text:
-            # A CR at the very end may be half of a CRLF.
-            text, held = (text[:-1], b"\r") if text.endswith(b"\r") else (text, b"")
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *blocks, rest = text.split(b"\n\n")
-        self._rest = rest + held
-        for block in blocks:
-            if message := self._dispatch(block):
+        *lines, self._rest = text.split(b"\n")
+        for line in lines:
+            if line:
+                self._field(line)
+            elif message := self._dispatch():
                 yield message
 
-    def _dispatch(self, block: bytes) -> Message | None:
-        event, data = "message", []
-        for line in block.split(b"\n"):
-            name, _, value = line.partition(b":")
-            value = value.removeprefix(b" ")
-            if name == b"data":
-                data.append(value)
-            elif name == b"event":
-                event = value.decode(errors="replace") or "message"
-            elif name == b"id" and b"\0" not in value:
-                self._last_id = value.decode(errors="replace")
-            elif name == b"retry" and value.isdigit():
-                self.retry = int(value)
-        return Message(event, b"\n".join(data), self._last_id) if data else None
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"event":
+            self._event = value
+        elif name == b"id" and b"\0" not in value:
+            self._last_id = value
+        elif name == b"retry" and value.isdigit() and len(value) < 16:
+            self.retry = int(value)
+
+    def _dispatch(self) -> Message | None:
+        event, data = self._event.decode(errors="replace") or "message", self._data
+        self._event, self._data = b"", []
+        return Message(event, b"\n".join(data), self._last_id.decode(errors="replace")) if data else None
 
 
 def frame(raw: bytes, event_id: str | None = None, event: str | None = None) -> bytes:
