@@ -165,13 +165,15 @@ def _rejections(producer: Records, offer: Offer, shape: tuple[int, ...]) -> NDAr
     numbers = rejected["sequence"].astype(np.int64) - offer.first
     for_all = rejected["subscriber"] == EVERYONE
     cells[:, numbers[for_all]] = True
-    cells[rejected["subscriber"][~for_all], numbers[~for_all]] = True
+    known = rejected["subscriber"] < shape[0]
+    cells[rejected["subscriber"][known], numbers[known]] = True
     return cells
 
 
 def _gaps(consumer: Records, offer: Offer, arrived: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Cells that a gap signal covers, or that were due while the subscriber knew itself cut off."""
     cells = np.zeros(arrived.shape, bool)
+    consumer = consumer[consumer["subscriber"] < arrived.shape[0]]
     numbers = np.arange(len(offer.due_ns)) + offer.first
     for record in consumer[consumer["kind"] == Kind.GAP]:
         after, oldest = int(record["sequence"]), int(record["value"])

@@ -254,6 +254,23 @@ def test_a_broker_node_tells_that_its_nats_server_is_gone(broker, until):
     assert answer["result"]["url"].startswith("nats://127.0.0.1:")
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_broker_node_leaves_no_store_behind(node, tmp_path, monkeypatch, until, killed):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    child = node("broker")
+    server = psutil.Process(child.ask("open")["result"]["pid"])
+    child.ask("load", start_ns=0)
+    assert list(temporary.iterdir())
+    if killed:
+        server.kill()
+        until(lambda: gone(server))
+    child.ask("close")
+    child.end()
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_broker_node_serves_one_trial_after_the_other(broker, until):
     child, server = broker
     child.ask("load", start_ns=0)
