@@ -56,7 +56,8 @@ def say(line: str) -> None:
 
 async def hear() -> str:
     """What the parent tells; nothing once it is gone."""
-    return (await asyncio.to_thread(sys.stdin.readline)).strip()
+    line: str = await asyncio.to_thread(sys.stdin.readline)
+    return line.strip()
 
 
 async def serve_http(method: str, path: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> str:
@@ -66,8 +67,7 @@ async def serve_http(method: str, path: str, handler: Callable[[web.Request], Aw
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, HOST, 0).start()
-    port: int = runner.addresses[0][1]
-    return f"http://{HOST}:{port}"
+    return f"http://{HOST}:{runner.addresses[0][1]}"
 
 
 async def websocket_producer(tasks: asyncio.TaskGroup) -> Publish:

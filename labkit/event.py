@@ -72,7 +72,8 @@ def decode_id(text: str) -> int | None:
 def encode_gap(after: int, oldest: int) -> bytes:
     """The explicit gap signal: what followed `after` is gone, the oldest event still kept is `oldest`."""
     data = {"after": encode_id(after), "oldest": encode_id(oldest)}
-    body = {"specversion": "1.0", "type": GAP_TYPE, "source": SOURCE, "data": data}
+    gap_id = f"gap-{data['after']}-{data['oldest']}"
+    body = {"specversion": "1.0", "type": GAP_TYPE, "source": SOURCE, "id": gap_id, "data": data}
     return json.dumps(body, separators=(",", ":")).encode()
 
 
@@ -86,6 +87,6 @@ def decode_gap(raw: bytes) -> tuple[int, int] | None:
             return None
         data = signal["data"]
         after, oldest = decode_id(data["after"]), decode_id(data["oldest"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return None if after is None or oldest is None else (after, oldest)

@@ -6,6 +6,7 @@ Promises the log's own timing and order of time; never guesses at a damaged line
 import csv
 import json
 import math
+import re
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ MAX_TIME = 1e11
 
 MAX_LINE = 16_000_000
 """Bytes of one CSV field; what is too large for an event is refused later, with its number."""
+
+TRAILER = re.compile(r"\s+[\w-]+-by: ", re.IGNORECASE)
 
 GIT = ("git", "-c", "log.showRoot=true", "-c", "log.showSignature=false", "-c", "color.ui=false")
 """git, whatever the user's own settings are."""
@@ -113,6 +116,8 @@ def _commits(lines: IO[bytes], progress: "tqdm[Any]") -> Iterator[str]:
 def _push(commit: str) -> dict[str, Any]:
     head, _, changes = commit.partition("\n")
     seconds, _, subject = head.partition("\x1f")
+    # git takes a trailer that follows the first line without a blank one for a part of the subject.
+    subject = TRAILER.split(subject, maxsplit=1)[0]
     counts = [line.split("\t")[:2] for line in changes.split("\n") if line.count("\t") >= 2]
     data = {
         "subject": subject,

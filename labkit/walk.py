@@ -19,6 +19,9 @@ SETTLE_LIMIT = 20.0
 
 LOOK_EVERY = 0.1
 
+TRAILING_NS = 100_000_000
+"""After the last arrival: answers and acknowledgements still belong to the load, the first heartbeat does not."""
+
 
 class Walk:
     """One trial, phase by phase, on a station's nodes."""
@@ -38,7 +41,6 @@ class Walk:
             self._warm_up()
             self._load()
         drained = self._settle()
-        self._mark("settled")
         if self._trial.measure is Measure.BANDWIDTH:
             self._idle()
         usage = self._close()
@@ -105,19 +107,22 @@ class Walk:
         return {role: node.answer() for role, node in self._nodes.items()}
 
     def _settle(self) -> bool:
-        """Whether everything that was under way has ended before the limit."""
+        """Whether everything that was under way has ended before the limit. `settled` is marked where it had."""
         quiet = round((self._trial.timings.poll + 0.1) * 1e9)
-        since, limit = self._phases["settle"], time.monotonic() + SETTLE_LIMIT
-        if self._trial.outage:
-            since = max(since, self._phases["load"] + round((self._trial.outage.at + self._trial.outage.lasts) * 1e9))
-        while time.monotonic() < limit:
+        last, limit = self._phases["settle"], time.monotonic() + SETTLE_LIMIT
+        if outage := self._trial.outage:
+            last = max(last, self._phases["load"] + round((outage.at + outage.lasts) * 1e9))
+        drained = False
+        while not drained and time.monotonic() < limit:
             consumer = self._look()["consumer"]
-            last = max(since, consumer["last_arrival_ns"])
+            last = max(last, consumer["last_arrival_ns"])
             silent = time.monotonic_ns() - last
-            if silent >= quiet and consumer["settled"] and self._nodes["producer"].ask("pending") == 0:
-                return True
-            self._pause(min(LOOK_EVERY, max(0.01, (quiet - silent) / 1e9)))
-        return False
+            if silent >= quiet and consumer["settled"]:
+                drained = self._nodes["producer"].ask("pending") == 0
+            if not drained:
+                self._pause(min(LOOK_EVERY, max(0.01, (quiet - silent) / 1e9)))
+        self._mark("settled", last + TRAILING_NS)
+        return drained
 
     def _idle(self) -> None:
         """Two heartbeats of nothing, after a run-in of one, so that whole heartbeats are counted."""

@@ -160,6 +160,8 @@ class Workload:
         return items
 
     def _replayed(self, entries: list[Entry]) -> list[Scheduled]:
+        if len(entries) > MAX_EVENTS:
+            raise UsageError(f"The trace has {len(entries):,} events; the limit is {MAX_EVENTS:,}: cut it.")
         lasts = entries[-1].at / self.speed
         if lasts > MAX_DURATION:
             fit = math.ceil(entries[-1].at / 60)

@@ -322,20 +322,17 @@ def test_an_equal_trace_has_an_equal_digest_and_another_has_another(trace):
 
 @pytest.mark.parametrize(
     ("seconds", "speed"),
-    [(3601, 1), (7199.5, 1), (86_400 * 365, 1), (3600, 0.5), (100, 1e-3), (10**8, 20), (86_400 * 10**9, 1), (1e300, 1)],
+    [(3601, 1), (7199.5, 1), (86_400 * 365, 1), (3600, 0.5), (100, 1e-3), (10**8, 20), (9e10, 1)],
 )
 def test_a_trace_too_long_at_its_speed_names_a_speed_that_works(trace, seconds, speed):
-    # The last but one is a day's log whose times are nanoseconds, which labkit takes for seconds.
     path = trace((0, "a"), (seconds, "a"))
     with pytest.raises(UsageError) as caught:
         Workload(trace=path, speed=speed).schedule()
     text = str(caught.value)
     assert "over the limit of 3600 s" in text
     advice = re.search(r"--speed (\S+) replays", text)
-    if advice:
-        assert Workload(trace=path, speed=float(advice[1])).length <= 60
-    else:
-        assert seconds > 1e15
+    assert advice
+    assert Workload(trace=path, speed=float(advice[1])).length <= 60
 
 
 def test_a_trace_of_just_an_hour_is_taken(trace):
@@ -343,9 +340,9 @@ def test_a_trace_of_just_an_hour_is_taken(trace):
 
 
 def test_a_trace_whose_span_is_beyond_all_numbers_is_refused(trace):
-    workload = Workload(trace=trace((-1e308, "a"), (1e308, "a")))
-    with pytest.raises(UsageError):
-        workload.schedule()
+    for last in (1e308, 86_400e9):  # the second is a day's log whose times are nanoseconds
+        with pytest.raises(UsageError, match="100,000,000,000"):
+            Workload(trace=trace((0, "a"), (last, "a"))).schedule()
 
 
 def test_an_event_of_a_trace_beyond_a_million_bytes_is_refused_by_number_and_size(trace):
