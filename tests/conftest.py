@@ -180,6 +180,16 @@ class Bench:
         return await process.communicate()
 
     @asynccontextmanager
+    async def deaf(self, url: str, request: bytes) -> AsyncIterator[None]:
+        """A connection that sends a request and never reads the answer."""
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=1024)
+        writer.write(request)
+        try:
+            yield
+        finally:
+            writer.transport.abort()
+
+    @asynccontextmanager
     async def reading(self, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
         """A client process whose output is read while it runs; its standard input stays open until the end."""
         process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -1,7 +1,7 @@
 import asyncio
-import os
 import re
 import socket
+from pathlib import Path
 
 import nats
 import psutil
@@ -9,6 +9,10 @@ import pytest
 
 from labkit.broker import Broker, find
 from labkit.errors import TrialError
+
+
+def exists(temporary):
+    return Path(temporary.name).exists()
 
 
 def test_it_listens_with_jetstream_on_a_loopback_port_of_its_own_and_ends_with_its_store():
@@ -27,10 +31,10 @@ def test_it_listens_with_jetstream_on_a_loopback_port_of_its_own_and_ends_with_i
             assert listening == {"127.0.0.1"}
             broker.check()
         finally:
-            store = broker._folder.name
+            store = broker._folder
             broker.close()
         assert broker.process.poll() is not None
-        assert not os.path.exists(store)
+        assert not exists(store)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
 
@@ -76,7 +80,7 @@ def test_a_port_in_use_is_quoted_within_the_start_limit_and_leaves_no_process():
                 with pytest.raises(TrialError, match=rf"nats-server .*{port}.*address already in use"):
                     await broker.open(port)
             assert broker.process.poll() is not None
-            assert not os.path.exists(broker._folder.name)
+            assert not exists(broker._folder)
 
     asyncio.run(scenario())
 

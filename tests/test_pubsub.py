@@ -23,6 +23,12 @@ async def broker():
         server.close()
 
 
+async def settled(client):
+    """The server has had all that the client said: nats-py sends the first PING ahead of what it still has to send."""
+    await client.flush()
+    await client.flush()
+
+
 async def publish(producer, items):
     for item in items:
         await producer.publish(item)
@@ -34,7 +40,7 @@ def test_a_plain_subscriber_gets_each_event_on_its_own_subject(bench):
         async with broker() as (url, client), bench.producer(trial) as (producer, _):
             everything = await client.subscribe(f"labkit.{trial.uid}.>")
             one_topic = await client.subscribe(f"labkit.{trial.uid}.t1")
-            await client.flush()
+            await settled(client)
             await producer.connect(url)
             items = bench.events(4, topics=2)
             await publish(producer, items)
@@ -107,6 +113,43 @@ def test_our_consumer_gets_what_a_plain_publisher_says_on_its_topic(bench, guara
     asyncio.run(scenario())
 
 
+class PlainServer:
+    """A hand-written NATS server that answers PING, and notes every command in its order."""
+
+    INFO = b'INFO {"server_id":"x","version":"2.11.0","proto":1,"max_payload":1048576,"headers":true}\r\n'
+
+    async def __aenter__(self):
+        self.commands = []
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"nats://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.close()
+        await self.server.wait_closed()
+
+    async def _serve(self, reader, writer):
+        writer.write(self.INFO)
+        while line := await reader.readline():
+            self.commands.append(line.split()[0].decode())
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+
+def test_a_subscriber_is_connected_only_when_the_broker_has_confirmed_its_subscription(bench):
+    """The proof is a PONG to a PING that the server read after the SUB."""
+
+    async def scenario():
+        async with PlainServer() as server, bench.consumer(bench.trial("pubsub", "at-most-once")) as (consumer, _):
+            await consumer.connect(server.url, None)
+            heard = list(server.commands)
+            assert "SUB" in heard
+            assert "PING" in heard[heard.index("SUB") :]
+
+    asyncio.run(scenario())
+
+
 def test_what_our_consumer_took_is_acknowledged(bench):
     async def scenario():
         trial = bench.trial("pubsub", subscribers=2)
@@ -134,7 +177,7 @@ def test_what_is_published_while_a_subscriber_is_cut_off_is_kept_only_where_it_r
     async def scenario():
         trial = bench.trial("pubsub", guarantee)
         async with (
-            broker() as (url, client),
+            broker() as (url, _),
             bench.producer(trial) as (producer, _),
             bench.consumer(trial) as (consumer, _),
         ):
@@ -147,14 +190,14 @@ def test_what_is_published_while_a_subscriber_is_cut_off_is_kept_only_where_it_r
             gate.shut()
             await bench.until(lambda: consumer.connected == 0)
             await producer.publish(second)
-            await client.flush()
+            await settled(producer._client)
             gate.unlock()
             await bench.until(lambda: consumer.connected == 1)
             if guarantee == "at-least-once":
                 await bench.until(lambda: 1 in bench.received())
             else:
                 # The broker knows of the subscription again once it answers on that connection.
-                await consumer._clients[0].flush()
+                await settled(consumer._clients[0])
             await producer.publish(third)
             await bench.until(lambda: 2 in bench.received())
             assert bench.received() == received

@@ -13,7 +13,7 @@ import pytest
 from conftest import family
 
 from labkit.errors import UsageError
-from labkit.ledger import Kind, read
+from labkit.ledger import MAGIC, Kind, read
 from labkit.outage import Outage
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
@@ -36,6 +36,11 @@ def gone(process):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def recorded(ledger):
+    """How many records there are; 0 while the file is being made."""
+    return len(read(ledger)) if ledger.exists() and ledger.read_bytes().startswith(MAGIC) else 0
 
 
 @pytest.fixture(scope="session")
@@ -247,7 +252,7 @@ def test_a_nats_server_that_is_killed_fails_the_trial_with_a_sentence_and_leaves
     thread = threading.Thread(target=lambda: errors.update(runner.run()))
     thread.start()
     ledger = tmp_path / "run/trials/.latency-pubsub-at-least-once-1/consumer.ledger"
-    until(lambda: ledger.exists() and len(read(ledger)) > 100)
+    until(lambda: recorded(ledger) > 100)
     started = family(os.getpid())
     (server,) = [process for process in started if "nats" in process.name()]
     server.kill()
@@ -312,7 +317,7 @@ def test_a_parent_that_is_killed_leaves_no_node_and_no_nats_server(tmp_path, unt
     with parent(out, ["pubsub"], Measure.LATENCY, 60) as process:
         if moment == "in the middle of a load":
             ledger = out / "trials/.latency-pubsub-at-most-once-1/consumer.ledger"
-            until(lambda: ledger.exists() and ledger.stat().st_size and len(read(ledger)) > 100)
+            until(lambda: recorded(ledger) > 100)
         until(lambda: any("nats" in child.name() for child in family(process.pid)))
         started = family(process.pid)
         process.kill()

@@ -150,9 +150,10 @@ def test_a_client_that_leaves_is_forgotten(bench):
 
 def test_a_peer_that_never_reads_is_cut_off_and_holds_up_nobody(bench):
     async def scenario():
-        async with bench.producer(bench.trial("sse", timings=CALM)) as (producer, url):
-            _, slow = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=1024)
-            slow.write(b"GET /events HTTP/1.1\r\nHost: lab\r\n\r\n")
+        async with (
+            bench.producer(bench.trial("sse", timings=CALM)) as (producer, url),
+            bench.deaf(url, b"GET /events HTTP/1.1\r\nHost: lab\r\n\r\n"),
+        ):
             await bench.until(lambda: bench.records("producer", Kind.CONNECTED))
             async with bench.reading("curl", "-sSN", f"{url}/events") as curl:
                 assert await curl.stdout.readexactly(len(RETRY)) == RETRY
@@ -161,7 +162,6 @@ def test_a_peer_that_never_reads_is_cut_off_and_holds_up_nobody(bench):
                     assert await curl.stdout.readexactly(len(framed(item))) == framed(item)
                 await bench.until(lambda: bench.records("producer", Kind.DISCONNECTED))
                 assert len(bench.records("producer", Kind.DISCONNECTED)) == 1
-            slow.close()
 
     asyncio.run(scenario())
 

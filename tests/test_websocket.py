@@ -170,9 +170,8 @@ def test_a_quiet_peer_that_answers_pings_stays_connected(bench):
 
 def test_a_peer_that_never_reads_is_cut_off_and_holds_up_nobody(bench):
     async def scenario():
-        async with bench.producer(bench.trial("websocket", "at-most-once")) as (producer, url):
-            _, slow = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]), limit=1024)
-            slow.write(UPGRADE)
+        trial = bench.trial("websocket", "at-most-once")
+        async with bench.producer(trial) as (producer, url), bench.deaf(url, UPGRADE):
             await bench.until(lambda: bench.records("producer", Kind.CONNECTED))
             items, got = bench.events(200, size=100_000), []
 
@@ -189,7 +188,6 @@ def test_a_peer_that_never_reads_is_cut_off_and_holds_up_nobody(bench):
             await reading
             assert got == [item.raw.decode() for item in items]
             await bench.until(lambda: bench.records("producer", Kind.DISCONNECTED))
-            slow.close()
 
     asyncio.run(scenario())
 

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 from labkit.errors import TrialError
-from labkit.event import encode_gap, encode_id, sequence_of
+from labkit.event import encode_id, sequence_of
 from labkit.ledger import Kind, Ledger
 from labkit.protocols.eventlog import Gap
 from labkit.trial import Trial
@@ -35,8 +35,8 @@ DRAINED = 64 * 1024
 Stream = TypeVar("Stream")
 
 
-class Producer(ABC):
-    """The side that has the events."""
+class Party:
+    """What both sides have: the trial's spec, a ledger, and tasks that end with them."""
 
     def __init__(self, trial: Trial, ledger: Ledger) -> None:
         self.trial = trial
@@ -46,8 +46,16 @@ class Producer(ABC):
         self.tasks = Tasks()
 
     async def open(self, port: int = 0) -> str | None:
-        """Binds the producer's server, if it has one; returns its URL."""
+        """Binds this side's server, if it has one; returns its URL."""
         return None
+
+    async def close(self) -> None:
+        """Ends every task, connection and server."""
+        await self.tasks.close()
+
+
+class Producer(Party, ABC):
+    """The side that has the events."""
 
     async def connect(self, peer: str | None) -> None:
         """Learns where the consumer's server or the broker is."""
@@ -65,29 +73,18 @@ class Producer(ABC):
         """Deliveries accepted and not yet ended in success or failure, as far as the producer can know."""
         return 0
 
-    async def close(self) -> None:
-        """Ends every task, connection and server."""
-        await self.tasks.close()
 
-
-class Consumer(ABC):
+class Consumer(Party, ABC):
     """The side that wants the events; hosts `trial.workload.subscribers` subscribers, numbered from 0."""
 
     def __init__(self, trial: Trial, ledger: Ledger) -> None:
-        self.trial = trial
-        self.timings = trial.timings
-        self.recovers = trial.recovers
-        self.ledger = ledger
-        self.tasks = Tasks()
+        super().__init__(trial, ledger)
         self.count = trial.workload.subscribers
         self.last: list[int | None] = [None] * self.count
         self.live: set[int] = set()
         self._changed = asyncio.Event()
+        self.tasks.on_failure = self._changed.set
         self._trouble: dict[int, str] = {}
-
-    async def open(self, port: int = 0) -> str | None:
-        """Binds the consumer's server, if it has one; returns its URL."""
-        return None
 
     @abstractmethod
     async def connect(self, peer: str | None, public: str | None) -> None:
@@ -102,10 +99,6 @@ class Consumer(ABC):
     def pending(self) -> int:
         """Subscribers that know that they still have to fetch something."""
         return 0
-
-    async def close(self) -> None:
-        """Ends every task, connection and server."""
-        await self.tasks.close()
 
     def up(self, subscriber: int) -> None:
         """Notes that a subscriber's connection is there."""
@@ -154,6 +147,8 @@ class Consumer(ABC):
         try:
             async with asyncio.timeout(CONNECT_LIMIT):
                 while len(self.live) < self.count:
+                    if self.tasks.failure:
+                        raise self.tasks.failure
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -230,6 +225,7 @@ class Tasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
 
     def start(self, work: Awaitable[None]) -> None:
         """Starts a task."""
@@ -241,6 +237,7 @@ class Tasks:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception():
             self.failure = self.failure or task.exception()
+            self.on_failure()
 
     async def close(self) -> None:
         """Cancels every task and waits for its end."""
@@ -278,8 +275,7 @@ def port_error(error: OSError, port: int) -> TrialError:
 
 def gap_response(gap: Gap) -> web.Response:
     """The answer to a cursor that is evicted or unknown: 410, and which events are still to be had."""
-    signal = encode_gap(max(gap.after, 0), gap.oldest)
-    return web.Response(status=410, body=signal, content_type="application/json")
+    return web.Response(status=410, body=gap.signal(), content_type="application/json")
 
 
 def http_session(timeout: float | None = None) -> ClientSession:

@@ -5,9 +5,13 @@ Promises every kept event after a cursor, in order, or an explicit `Gap`; never 
 
 from itertools import islice
 
+from labkit.event import decode_id, encode_gap
 from labkit.workload import Scheduled
 
 CAPACITY = 100_000
+
+UNKNOWN = -2
+"""A cursor that no log knows."""
 
 
 class Gap(Exception):
@@ -17,6 +21,10 @@ class Gap(Exception):
         super().__init__(f"nothing is known after {after}; the oldest event kept is {oldest}")
         self.after = after
         self.oldest = oldest
+
+    def signal(self) -> bytes:
+        """The same as an event for the consumer."""
+        return encode_gap(max(self.after, 0), self.oldest)
 
 
 class EventLog:
@@ -49,6 +57,14 @@ class EventLog:
             raise Gap(cursor, self.oldest)
         items = (self._items[sequence] for sequence in range(cursor + 1, self.next))
         return list(islice((item for item in items if topic in (None, item.topic)), limit))
+
+    def replay(self, cursor: str, topic: str | None = None) -> tuple[bytes | None, list[Scheduled]]:
+        """What a consumer with this id as its cursor gets first: a gap signal, if it needs one, and what is kept."""
+        sequence = decode_id(cursor)
+        try:
+            return None, self.after(UNKNOWN if sequence is None else sequence, topic)
+        except Gap as gap:
+            return gap.signal(), self.after(gap.oldest - 1, topic)
 
     def latest(self, topic: str | None = None) -> Scheduled | None:
         """The newest event on a topic, or on all."""

@@ -16,7 +16,7 @@ from labkit.errors import TrialError
 from labkit.event import decode_gap, decode_id, encode_id
 from labkit.ledger import Kind
 from labkit.protocols.base import Consumer, Producer, gap_response, http_session, serve_http
-from labkit.protocols.eventlog import EventLog, Gap
+from labkit.protocols.eventlog import UNKNOWN, EventLog, Gap
 from labkit.workload import Scheduled
 
 Found = TypeVar("Found")
@@ -45,18 +45,18 @@ class PollingProducer(Producer):
             return item if item and _etag(item) != known else None
 
         item = await self._within(_preferred_wait(request, self.timings.hold), changed)
-        return _answer([item]) if item else _unchanged(self._log.latest(topic))
+        return _answer([item]) if item else _unchanged(request, self._log.latest(topic))
 
     async def _after(self, request: web.Request) -> web.Response:
         topic, after = request.query.get("topic"), request.query.get("after")
         cursor = self._log.oldest - 1 if after is None else decode_id(after)
-        cursor = -2 if cursor is None else cursor
+        cursor = UNKNOWN if cursor is None else cursor
         wait = _preferred_wait(request, self.timings.hold)
         try:
             items = await self._within(wait, lambda: self._log.after(cursor, topic, PAGE))
         except Gap as gap:
             return gap_response(gap)
-        return _answer(items) if items else _unchanged(self._log.get(cursor))
+        return _answer(items) if items else _unchanged(request, self._log.get(cursor))
 
     async def _within(self, wait: float, look: Callable[[], Found]) -> Found:
         """What `look` finds at once or, looking again after each new event, within `wait` seconds."""
@@ -95,9 +95,11 @@ def _answer(items: list[Scheduled]) -> web.Response:
     return web.Response(body=b"".join(item.raw + b"\n" for item in items), headers=headers)
 
 
-def _unchanged(item: Scheduled | None) -> web.Response:
-    """304 with the ETag it confirms (RFC 9110 section 15.4.5), or 204 where there is nothing to confirm yet."""
-    return web.Response(status=304, headers={"ETag": _etag(item)}) if item else web.Response(status=204)
+def _unchanged(request: web.Request, item: Scheduled | None) -> web.Response:
+    """304 with the ETag it confirms (RFC 9110 section 15.4.5) where one was asked about, else 204."""
+    if item and "If-None-Match" in request.headers:
+        return web.Response(status=304, headers={"ETag": _etag(item)})
+    return web.Response(status=204)
 
 
 class PollingConsumer(Consumer):

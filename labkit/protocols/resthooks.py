@@ -20,7 +20,7 @@ from labkit.event import TOPIC, decode_gap, decode_id, encode_id, sequence_of
 from labkit.ledger import Kind
 from labkit.protocols.base import Consumer, Producer, gap_response, http_session, serve_http
 from labkit.protocols.delivery import Endpoint, Receiver, drained
-from labkit.protocols.eventlog import EventLog, Gap
+from labkit.protocols.eventlog import UNKNOWN, EventLog, Gap
 from labkit.protocols.openapi import DOCUMENT
 from labkit.trial import Payload
 from labkit.workload import Scheduled
@@ -123,7 +123,7 @@ class RestHooksProducer(Producer):
         after = request.query.get("after")
         cursor = self._log.oldest - 1 if after is None else decode_id(after)
         try:
-            items = self._log.after(-2 if cursor is None else cursor, request.query.get("topic"), PAGE)
+            items = self._log.after(UNKNOWN if cursor is None else cursor, request.query.get("topic"), PAGE)
         except Gap as gap:
             return gap_response(gap)
         return web.Response(body=b"".join(item.raw + b"\n" for item in items), content_type=NDJSON)

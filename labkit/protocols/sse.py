@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 from aiohttp import ClientError, web
 
 from labkit.errors import TrialError
-from labkit.event import decode_gap, decode_id, encode_gap, encode_id
+from labkit.event import decode_gap, encode_id
 from labkit.ledger import Kind
 from labkit.protocols.base import (
     DRAINED,
@@ -23,7 +23,7 @@ from labkit.protocols.base import (
     http_session,
     serve_http,
 )
-from labkit.protocols.eventlog import EventLog, Gap
+from labkit.protocols.eventlog import EventLog
 from labkit.workload import Scheduled
 
 HEARTBEAT = b":\n\n"
@@ -116,10 +116,12 @@ class SseProducer(Producer):
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await stream.prepare(request)
         transport = cast(asyncio.Transport, request.transport)
-        transport.set_write_buffer_limits(high=UNSENT_LIMIT)
+        transport.set_write_buffer_limits(high=2 * UNSENT_LIMIT)
         opening = f"retry: {round(self.timings.retry * 1000)}\n\n".encode()
         if self.recovers and after:
-            opening += self._replay(decode_id(after), topic)
+            signal, missed = self._log.replay(after, topic)
+            opening += frame(signal, event="gap") if signal else b""
+            opening += b"".join(frame(item.raw, encode_id(item.sequence)) for item in missed)
         self._transports[stream] = transport
         self._audience.add(topic, stream)
         self.ledger.write(Kind.CONNECTED)
@@ -135,15 +137,6 @@ class SseProducer(Producer):
             self.ledger.write(Kind.DISCONNECTED)
         return stream
 
-    def _replay(self, after: int | None, topic: str | None) -> bytes:
-        signal = b""
-        try:
-            missed = self._log.after(-2 if after is None else after, topic)
-        except Gap as gap:
-            signal = frame(encode_gap(max(gap.after, 0), gap.oldest), event="gap")
-            missed = self._log.after(gap.oldest - 1, topic)
-        return signal + b"".join(frame(item.raw, encode_id(item.sequence)) for item in missed)
-
     async def publish(self, item: Scheduled) -> None:
         self._log.append(item)
         await self._write(
@@ -153,10 +146,10 @@ class SseProducer(Producer):
     async def _write(self, streams: list[web.StreamResponse], block: bytes) -> None:
         for stream in streams:
             transport = self._transports[stream]
-            if transport.get_write_buffer_size() > UNSENT_LIMIT:
+            if transport.get_write_buffer_size() + len(block) > UNSENT_LIMIT:
                 transport.abort()
             elif not transport.is_closing():
-                # Below the limit this never waits, so one slow subscriber does not hold up the others.
+                # So far below the high-water mark this never waits: one slow subscriber does not hold up the others.
                 await stream.write(block)
 
     async def _heartbeat(self) -> None:

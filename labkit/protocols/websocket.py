@@ -14,10 +14,10 @@ from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from labkit.event import decode_gap, decode_id, encode_gap
+from labkit.event import decode_gap
 from labkit.ledger import Kind
 from labkit.protocols.base import DRAINED, HOST, UNSENT_LIMIT, Audience, Consumer, Producer, every, port_error
-from labkit.protocols.eventlog import EventLog, Gap
+from labkit.protocols.eventlog import EventLog
 from labkit.workload import Scheduled
 
 
@@ -59,7 +59,9 @@ class WebSocketProducer(Producer):
         topic, after = fields.get("topic", [None])[0], fields.get("after", [None])[0]
         connection.transport.set_write_buffer_limits(high=UNSENT_LIMIT)
         if self.recovers and after is not None:
-            self._replay(connection, decode_id(after), topic)
+            signal, missed = self._log.replay(after, topic)
+            for raw in ([signal] if signal else []) + [item.raw for item in missed]:
+                broadcast([connection], raw, text=True)
         # Nothing was awaited since the replay was read, so live delivery follows it without a hole.
         self._audience.add(topic, connection)
         self.ledger.write(Kind.CONNECTED)
@@ -68,15 +70,6 @@ class WebSocketProducer(Producer):
         finally:
             self._audience.discard(topic, connection)
             self.ledger.write(Kind.DISCONNECTED)
-
-    def _replay(self, connection: ServerConnection, after: int | None, topic: str | None) -> None:
-        try:
-            missed = self._log.after(-2 if after is None else after, topic)
-        except Gap as gap:
-            broadcast([connection], encode_gap(max(gap.after, 0), gap.oldest), text=True)
-            missed = self._log.after(gap.oldest - 1, topic)
-        for item in missed:
-            broadcast([connection], item.raw, text=True)
 
     async def publish(self, item: Scheduled) -> None:
         self._log.append(item)
