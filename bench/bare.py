@@ -3,10 +3,11 @@
     python bench/bare.py PROTOCOL {producer|consumer} COUNT RATE SUBSCRIBERS SIZE POLL
 
 A pair of them offers what labkit offers: the same encoded events, one process for each side, uvloop where there is one.
-The producer publishes COUNT events at RATE a second, or flat out where that is 0; POLL is the pause between polls.
+The producer publishes COUNT events at RATE a second, paced as labkit paces them, or flat out where that is 0; POLL is
+the pause between polls.
 Each side says where it listens (or nothing) in one line on standard output, and is told where the other side is in one
-line on standard input. The producer then prints when it started; the consumer notes id and time of every arrival and,
-when it has all, writes them as pairs of 64-bit integers.
+line on standard input. The producer then prints when it started; the consumer notes id, time and CRC-32 of every
+arrival and, when it has all, writes ids and times as pairs of 64-bit integers.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from itertools import chain
+from zlib import crc32
 
 import nats
 from aiohttp import ClientSession, web
@@ -30,6 +32,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 from labkit.node import run
+from labkit.pacing import paced
 from labkit.workload import Workload
 
 HOST = "127.0.0.1"
@@ -39,9 +42,6 @@ ID = slice(27, 35)
 LIMIT = 30.0
 PAGE = 1000
 UNSENT = 64 * 1024
-
-SPIN_NS = 2_000_000
-"""An event loop's timers are exact to a millisecond only; the rest of the wait before an event is spun."""
 
 SECRET = "whsec_" + b64encode(b"known to both sides beforehand").decode()
 
@@ -315,17 +315,15 @@ CONSUMERS: dict[str, Callable[[asyncio.TaskGroup, Note, int], Awaitable[None]]] 
 async def produce(protocol: str, count: int, rate: int, size: int) -> None:
     """Warms up, publishes, and says when it started."""
     workload = Workload(rate=rate or count, duration=count / (rate or count), size=size)
-    schedule, now = workload.schedule(), time.monotonic_ns
+    schedule = workload.schedule()
     async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as tasks:
         publish = await PRODUCERS[protocol](tasks)
         for item in workload.warmup():
             await publish(item.raw)
             await asyncio.sleep(0.01)
-        start = now()
+        start = time.monotonic_ns()
         if rate:
-            for item in schedule:
-                while (left := start + item.due_ns - now()) > 0:
-                    await asyncio.sleep((left - SPIN_NS) / 1e9 if left > SPIN_NS else 0)
+            async for item in paced(schedule, start):
                 await publish(item.raw)
         else:
             for item in schedule:
@@ -339,10 +337,12 @@ async def produce(protocol: str, count: int, rate: int, size: int) -> None:
 async def consume(protocol: str, count: int, subscribers: int) -> None:
     """Notes every arrival, and says them once all events of the load, and of the warm-up, are there."""
     arrivals: list[tuple[int, int]] = []
+    checks: list[int] = []
     total, full = (count + Workload().first) * subscribers, asyncio.Event()
 
     def note(raw: bytes) -> None:
         arrivals.append((int(raw[ID]), time.monotonic_ns()))
+        checks.append(crc32(raw))
         if len(arrivals) == total:
             full.set()
 

@@ -3,10 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from labkit.broker import Broker
 from labkit.ledger import Ledger
@@ -17,11 +16,15 @@ from labkit.usage import Usage
 class LinkRole:
     """The link of a trial."""
 
+    def __init__(self) -> None:
+        self._exits = ExitStack()
+        self._usage = Usage()
+
     async def open(self, ledger: str) -> None:
         self._ledger = Ledger(Path(ledger))
+        self._exits.callback(self._ledger.close)
         self._link = Link(self._ledger)
-        self._usage = Usage()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._exits.callback(self._link.close)
 
     async def route(self, target: str, consumer_dials: bool) -> str:
         return await self._link.route(target, consumer_dials)
@@ -33,7 +36,7 @@ class LinkRole:
 
     def _at(self, when_ns: int, act: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
-        self._timers.append(loop.call_later(max(0, when_ns - time.monotonic_ns()) / 1e9, act))
+        self._exits.callback(loop.call_later(max(0, when_ns - time.monotonic_ns()) / 1e9, act).cancel)
 
     async def load(self, start_ns: int) -> None:
         self._usage.start()
@@ -45,30 +48,30 @@ class LinkRole:
         self._link.count()
 
     async def close(self) -> dict[str, float]:
-        for timer in self._timers:
-            timer.cancel()
-        self._link.close()
-        self._ledger.close()
+        self._exits.close()
         return self._usage.to_json()
 
 
 class BrokerRole:
     """The keeper of a nats-server, which would not notice by itself that its parent is gone."""
 
-    async def open(self, port: int = 0) -> dict[str, Any]:
+    def __init__(self) -> None:
         self._broker = Broker()
+        self._usage: Usage | None = None
+
+    async def open(self, port: int = 0) -> dict[str, Any]:
         url = await self._broker.open(port)
-        self._process = psutil.Process(self._broker.process.pid)
+        self._usage = Usage(self._broker.process.pid)
         return {"url": url, "pid": self._broker.process.pid}
 
     async def load(self, start_ns: int) -> None:
-        self._from = sum(self._process.cpu_times()[:2])
+        if self._usage:
+            self._usage.start()
 
     async def status(self) -> None:
         self._broker.check()
 
     async def close(self) -> dict[str, float]:
-        self._broker.check()
-        usage = {"cpu_s": sum(self._process.cpu_times()[:2]) - self._from, "peak_rss": self._process.memory_info().rss}
+        usage = self._usage.to_json() if self._usage and self._broker.up else {}
         self._broker.close()
         return usage

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from labkit.errors import TrialError
@@ -38,29 +39,44 @@ def find() -> str:
 class Broker:
     """One nats-server process."""
 
+    process: "subprocess.Popen[bytes]"
+
+    def __init__(self) -> None:
+        self._exits = ExitStack()
+
+    @property
+    def up(self) -> bool:
+        """Whether the server runs; False before it was opened."""
+        return hasattr(self, "process") and self.process.poll() is None
+
     async def open(self, port: int = 0) -> str:
         """Starts it and waits until it listens; returns its URL. TrialError when it does not come up."""
         program = find()
-        self._folder = tempfile.TemporaryDirectory(prefix="labkit-nats-", ignore_cleanup_errors=True)
-        folder = Path(self._folder.name)
+        store = tempfile.TemporaryDirectory(prefix="labkit-nats-", ignore_cleanup_errors=True)
+        folder = Path(self._exits.enter_context(store))
         config = folder / "nats.conf"
         config.write_text(CONFIG.format(port=port or -1, folder=folder.as_posix()))
         log = folder / "nats.log"
         self.process = _start([program, "-c", str(config)], log)
+        self._exits.callback(self._end)
         ports = folder / f"nats-server_{self.process.pid}.ports"
         try:
             async with asyncio.timeout(START_LIMIT):
                 while not (url := _listed(ports)):
-                    if self.process.poll() is not None:
-                        raise TrialError(f"nats-server ended at once ({_last_line(log)}).")
+                    self._check_up(log)
                     await asyncio.sleep(0.01)
         except TimeoutError:
+            problem = f"nats-server did not listen within {START_LIMIT:g} s ({_last_line(log)})."
             self.close()
-            raise TrialError(f"nats-server did not listen within {START_LIMIT:g} s ({_last_line(log)}).") from None
+            raise TrialError(problem) from None
         except TrialError:
             self.close()
             raise
         return url
+
+    def _check_up(self, log: Path) -> None:
+        if self.process.poll() is not None:
+            raise TrialError(f"nats-server ended at once ({_last_line(log)}).")
 
     def check(self) -> None:
         """TrialError when the server is no longer there."""
@@ -69,14 +85,16 @@ class Broker:
 
     def close(self) -> None:
         """Ends the server and removes its store."""
-        if self.process.poll() is None:
+        self._exits.close()
+
+    def _end(self) -> None:
+        if self.up:
             self.process.terminate()
             try:
                 self.process.wait(2)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self._folder.cleanup()
 
 
 def _start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":

@@ -73,13 +73,14 @@ def encode_gap(after: int, oldest: int) -> bytes:
     """The explicit gap signal: what followed `after` is gone, the oldest event still kept is `oldest`."""
     data = {"after": encode_id(after), "oldest": encode_id(oldest)}
     gap_id = f"gap-{data['after']}-{data['oldest']}"
+    # The id does not come first, as it does in every event: so one is told from the other at a glance.
     body = {"specversion": "1.0", "type": GAP_TYPE, "source": SOURCE, "id": gap_id, "data": data}
     return json.dumps(body, separators=(",", ":")).encode()
 
 
 def decode_gap(raw: bytes) -> tuple[int, int] | None:
     """(after, oldest) of a gap signal, or None when the bytes are anything else."""
-    if GAP_TYPE.encode() not in raw[:64]:
+    if raw.startswith(_PREFIX):
         return None
     try:
         signal = json.loads(raw)

@@ -6,11 +6,11 @@ A record's kind is stored last: a torn record has kind 0 and is never read. Noth
 
 import mmap
 import struct
-import time
-import zlib
 from enum import IntEnum
 from pathlib import Path
+from time import monotonic_ns
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from labkit.errors import UsageError
 
@@ -47,6 +47,9 @@ class Kind(IntEnum):
     KERNEL_DOWN = 14  # link: the kernel's own count of what came from the producer's side
 
 
+_RECEIVED = int(Kind.RECEIVED)
+
+
 class Ledger:
     """A writer. `write` costs about a microsecond and never blocks on the disk.
 
@@ -62,24 +65,27 @@ class Ledger:
         self.latest: dict[int, int] = {}
         self.last_arrival_ns = 0
 
-    def write(self, kind: Kind, sequence: int = NO_SEQUENCE, subscriber: int = EVERYONE, value: int = 0) -> None:
+    def write(self, kind: int, sequence: int = NO_SEQUENCE, subscriber: int = EVERYONE, value: int = 0) -> None:
         """Appends one record, stamped with `time.monotonic_ns()`."""
+        self._append(monotonic_ns(), value, sequence, subscriber, kind)
+
+    def _append(self, time_ns: int, value: int, sequence: int, subscriber: int, kind: int) -> None:
         if self._at == CHUNK:
             self._map.close()
             self._map = self._grow()
-        RECORD.pack_into(self._map, self._at, time.monotonic_ns(), value, sequence, subscriber, 0, kind)
+        RECORD.pack_into(self._map, self._at, time_ns, value, sequence, subscriber, 0, kind)
         self._at += RECORD.size
 
     def received(self, subscriber: int, sequence: int, raw: bytes) -> None:
-        """Records an arrival; its sequence is -1 where the bytes are no event."""
-        self.write(Kind.RECEIVED, sequence & NO_SEQUENCE, subscriber, zlib.crc32(raw))
+        """Records an arrival, stamped before anything else is done; its sequence is -1 where the bytes are no event."""
+        self.last_arrival_ns = time_ns = monotonic_ns()
+        self._append(time_ns, crc32(raw), sequence & NO_SEQUENCE, subscriber, _RECEIVED)
         self.latest[subscriber] = sequence
-        self.last_arrival_ns = time.monotonic_ns()
 
     def repeated(self, subscriber: int, sequence: int, raw: bytes) -> None:
         """Records an arrival that the consumer dropped because it had seen the id before."""
-        self.write(Kind.REPEATED, sequence & NO_SEQUENCE, subscriber, zlib.crc32(raw))
-        self.last_arrival_ns = time.monotonic_ns()
+        self.write(Kind.REPEATED, sequence & NO_SEQUENCE, subscriber, crc32(raw))
+        self.last_arrival_ns = monotonic_ns()
 
     def close(self) -> None:
         """Cuts the file to what was written."""

@@ -78,6 +78,7 @@ class _Side(asyncio.Protocol):
         self._peer: _Side | None = None
         self._held = b""
         self._full = False
+        self._ended = self._passed_end = False
         self._counted = False
         self._task: asyncio.Task[None] | None = None
 
@@ -122,9 +123,19 @@ class _Side(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.count_kernel(fin=1)
-        if self._peer and not self._peer.transport.is_closing():
-            self._peer.transport.write_eof()
+        self._ended = True
+        self.resume()
         return True
+
+    def _end_peer(self) -> None:
+        """Passes the end on; with both ends passed on, the connection is over."""
+        assert self._peer
+        if not self._passed_end and not self._peer.transport.is_closing():
+            self._peer.transport.write_eof()
+        self._passed_end = True
+        if self._peer._passed_end:
+            self.transport.close()
+            self._peer.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._link._sides.discard(self)
@@ -157,11 +168,15 @@ class _Side(asyncio.Protocol):
             self.transport.close()
 
     def resume(self) -> None:
-        """Reads on, unless an outage or a full peer says otherwise."""
-        if self._peer and not self._peer._full and not self._link.outage and not self.transport.is_closing():
-            if self._held:
-                self._forward(self._held)
-                self._held = b""
+        """Passes on what was held back and reads on, unless an outage or a full peer says otherwise."""
+        if not self._peer or self._link.outage or self.transport.is_closing():
+            return
+        if self._held:
+            self._forward(self._held)
+            self._held = b""
+        if self._ended:
+            self._end_peer()
+        elif not self._peer._full:
             self.transport.resume_reading()
 
     def _reset(self) -> None:

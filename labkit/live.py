@@ -1,8 +1,8 @@
 """The child side of `labkit launch`: a producer that publishes what it is told to, until it is stopped."""
 
-import asyncio
 import tempfile
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,39 @@ DEFAULT_TOPIC = "t0"
 class LiveRole:
     """One live producer, at-least-once, and beside it a control server: POST /publish, POST /endpoints."""
 
+    def __init__(self) -> None:
+        self._exits = AsyncExitStack()
+        self._broker: Broker | None = None
+        self._sequence, self._started = 0, time.monotonic_ns()
+
     async def open(self, protocol: str, port: int, rate: float, uid: str) -> dict[str, Any]:
         row = find(protocol)
-        self._folder = tempfile.TemporaryDirectory(prefix="labkit-live-")
-        self._ledger = Ledger(Path(self._folder.name) / "live.ledger")
+        folder = self._exits.enter_context(tempfile.TemporaryDirectory(prefix="labkit-live-"))
+        ledger = Ledger(Path(folder) / "live.ledger")
+        self._exits.callback(ledger.close)
+        broker_url = None
+        if row.brokered:
+            self._broker = Broker()
+            self._exits.callback(self._broker.close)
+            broker_url = await self._broker.open(port)
         trial = Trial("live", Measure.LATENCY, protocol, Guarantee.AT_LEAST_ONCE, Workload(subscribers=1), uid=uid)
-        self._producer: Producer = row.producer()(trial, self._ledger)
-        self._sequence, self._started = 0, time.monotonic_ns()
-        self._broker = Broker() if row.brokered else None
-        broker_url = await self._broker.open(port) if self._broker else None
-        url = await self._producer.open(0 if row.brokered else port)
+        self._producer: Producer = row.producer()(trial, ledger)
+        self._exits.push_async_callback(self._producer.close)
+        url = await self._producer.open(port)
         await self._producer.connect(broker_url)
-        app = web.Application()
-        app.router.add_post("/publish", self._publish_request)
-        app.router.add_post("/endpoints", self._endpoint_request)
-        self._runner, control = await serve_http(app, 0 if url or broker_url else port)
+        control = await self._open_control(0 if url or broker_url else port)
         if rate:
             self._producer.tasks.start(every(1 / rate, self._tick))
         pid = self._broker.process.pid if self._broker else None
         return {"url": url or broker_url or control, "control": control, "pid": pid}
+
+    async def _open_control(self, port: int) -> str:
+        app = web.Application()
+        app.router.add_post("/publish", self._publish_request)
+        app.router.add_post("/endpoints", self._endpoint_request)
+        runner, url = await serve_http(app, port)
+        self._exits.push_async_callback(runner.cleanup)
+        return url
 
     async def _tick(self) -> None:
         await self.publish({"tick": self._sequence}, DEFAULT_TOPIC)
@@ -85,12 +99,7 @@ class LiveRole:
             self._broker.check()
 
     async def close(self) -> None:
-        await self._runner.cleanup()
-        await self._producer.close()
-        if self._broker:
-            self._broker.close()
-        self._ledger.close()
-        await asyncio.to_thread(self._folder.cleanup)
+        await self._exits.aclose()
 
 
 async def _json(request: web.Request) -> Any:

@@ -42,19 +42,21 @@ async def serve(role_name: str) -> None:
     module, class_name = ROLES[role_name]
     role_type = getattr(import_module(module), class_name)
     loop = asyncio.get_running_loop()
-    commands: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    commands: asyncio.Queue[str | None] = asyncio.Queue()
     threading.Thread(target=_read_commands, args=(loop, commands), daemon=True).start()
     if sys.platform != "win32":
         loop.add_signal_handler(signal.SIGTERM, commands.put_nowait, None)
     role: Any = None
     while command := await commands.get():
-        name = command.pop("do")
+        name = ""
         try:
+            arguments = json.loads(command)
+            name = arguments.pop("do")
             if name not in COMMANDS:
                 raise ValueError(f"no such command: {name}")
             if name == "open":
                 role = role_type()
-            result = await getattr(role, name)(**command)
+            result = await getattr(role, name)(**arguments)
             answer = {"result": result}
         except (TrialError, UsageError) as error:
             answer = {"error": str(error)}
@@ -68,9 +70,9 @@ async def serve(role_name: str) -> None:
         await role.close()
 
 
-def _read_commands(loop: asyncio.AbstractEventLoop, commands: "asyncio.Queue[dict[str, Any] | None]") -> None:
+def _read_commands(loop: asyncio.AbstractEventLoop, commands: "asyncio.Queue[str | None]") -> None:
     for line in sys.stdin:
-        loop.call_soon_threadsafe(commands.put_nowait, json.loads(line))
+        loop.call_soon_threadsafe(commands.put_nowait, line)
     loop.call_soon_threadsafe(commands.put_nowait, None)
     # Whatever hangs on the way out, the process ends.
     time.sleep(EXIT_LIMIT)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ from labkit.workload import Scheduled, digest
 class ProducerRole:
     """The producer of a trial, and the load that drives it."""
 
+    def __init__(self) -> None:
+        self._exits = AsyncExitStack()
+        self._usage = Usage()
+        self._tasks = Tasks()
+        self._done = False
+
     async def open(self, spec: dict[str, Any], ledger: str) -> dict[str, Any]:
         self._trial = Trial.from_json(spec)
         self._schedule = self._trial.workload.schedule()
         self._ledger = Ledger(Path(ledger))
+        self._exits.callback(self._ledger.close)
         self._producer: Producer = find(self._trial.protocol).producer()(self._trial, self._ledger)
-        self._tasks = Tasks()
-        self._usage = Usage()
-        self._done = False
+        self._exits.push_async_callback(self._producer.close)
+        self._exits.push_async_callback(self._tasks.close)
         return {"url": await self._producer.open(), "digest": digest(self._schedule)}
 
     async def connect(self, peer: str | None) -> None:
@@ -72,9 +79,7 @@ class ProducerRole:
         return await self._producer.pending()
 
     async def close(self) -> dict[str, float]:
-        await self._tasks.close()
-        await self._producer.close()
-        self._ledger.close()
+        await self._exits.aclose()
         gc.unfreeze()
         return self._usage.to_json()
 
@@ -82,11 +87,16 @@ class ProducerRole:
 class ConsumerRole:
     """The consumer of a trial."""
 
+    def __init__(self) -> None:
+        self._exits = AsyncExitStack()
+        self._usage = Usage()
+
     async def open(self, spec: dict[str, Any], ledger: str) -> dict[str, Any]:
         trial = Trial.from_json(spec)
         self._ledger = Ledger(Path(ledger))
+        self._exits.callback(self._ledger.close)
         self._consumer: Consumer = find(trial.protocol).consumer()(trial, self._ledger)
-        self._usage = Usage()
+        self._exits.push_async_callback(self._consumer.close)
         warmup = trial.workload.warmup()
         wants = map(trial.workload.interest, range(trial.workload.subscribers))
         self._last_warmup = [max(i.sequence for i in warmup if want in (None, i.topic)) for want in wants]
@@ -115,7 +125,6 @@ class ConsumerRole:
         }
 
     async def close(self) -> dict[str, float]:
-        await self._consumer.close()
-        self._ledger.close()
+        await self._exits.aclose()
         gc.unfreeze()
         return self._usage.to_json()

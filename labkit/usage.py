@@ -4,10 +4,10 @@ import psutil
 
 
 class Usage:
-    """CPU seconds since `start`, and the largest resident set seen at any `look`."""
+    """CPU seconds of a process (this one) since `start`, and the largest resident set seen at any `look`."""
 
-    def __init__(self) -> None:
-        self._process = psutil.Process()
+    def __init__(self, pid: int | None = None) -> None:
+        self._process = psutil.Process(pid)
         self.peak = 0
         self.start()
 

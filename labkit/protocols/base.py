@@ -9,6 +9,8 @@ import errno
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from time import monotonic
 from typing import Generic, TypeVar
 from urllib.parse import urlencode
 
@@ -36,7 +38,7 @@ Stream = TypeVar("Stream")
 
 
 class Party:
-    """What both sides have: the trial's spec, a ledger, and tasks that end with them."""
+    """What both sides have: the trial's spec, a ledger, and tasks, clients and servers that end with them."""
 
     def __init__(self, trial: Trial, ledger: Ledger) -> None:
         self.trial = trial
@@ -44,14 +46,30 @@ class Party:
         self.recovers = trial.recovers
         self.ledger = ledger
         self.tasks = Tasks()
+        self.exits = AsyncExitStack()
 
     async def open(self, port: int = 0) -> str | None:
         """Binds this side's server, if it has one; returns its URL."""
         return None
 
+    async def serve(self, app: web.Application, port: int) -> str:
+        """Serves an aiohttp application until the party closes; returns its URL."""
+        runner, url = await serve_http(app, port)
+        self.exits.push_async_callback(runner.cleanup)
+        return url
+
+    async def client(self, limit: float | None = None) -> ClientSession:
+        """An HTTP client that closes with the party; without cookies, connection limit or (None) time limit."""
+        limits = ClientTimeout(total=limit, sock_connect=2.0)
+        connector = TCPConnector(limit=0, ttl_dns_cache=None)
+        return await self.exits.enter_async_context(
+            ClientSession(connector=connector, timeout=limits, auto_decompress=False)
+        )
+
     async def close(self) -> None:
-        """Ends every task, connection and server."""
+        """Ends every task, then, last come first gone, every client, connection and server."""
         await self.tasks.close()
+        await self.exits.aclose()
 
 
 class Producer(Party, ABC):
@@ -183,7 +201,7 @@ class Audience(Generic[Stream]):
 
     def wanting(self, topic: str) -> list[Stream]:
         """The streams that want this topic; notes that they are being written to."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         found: list[Stream] = []
         for group in (None, topic):
             if streams := self._groups.get(group):
@@ -193,7 +211,7 @@ class Audience(Generic[Stream]):
 
     def idle(self, seconds: float) -> list[Stream]:
         """The streams that nothing was written to for so long."""
-        before = asyncio.get_running_loop().time() - seconds
+        before = monotonic() - seconds
         groups = [streams for topic, streams in self._groups.items() if self._sent.get(topic, 0) <= before]
         return [stream for streams in groups for stream in streams]
 
@@ -276,12 +294,3 @@ def port_error(error: OSError, port: int) -> TrialError:
 def gap_response(gap: Gap) -> web.Response:
     """The answer to a cursor that is evicted or unknown: 410, and which events are still to be had."""
     return web.Response(status=410, body=gap.signal(), content_type="application/json")
-
-
-def http_session(timeout: float | None = None) -> ClientSession:
-    """An HTTP client without cookies, connection limit or (None) time limit."""
-    return ClientSession(
-        connector=TCPConnector(limit=0, ttl_dns_cache=None),
-        timeout=ClientTimeout(total=timeout, sock_connect=2.0),
-        auto_decompress=False,
-    )

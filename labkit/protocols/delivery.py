@@ -52,6 +52,7 @@ class Endpoint:
         self.subscriber = subscriber
         self.url = url
         self._busy = 0
+        self._ended = False
 
     @property
     def pending(self) -> int:
@@ -59,7 +60,10 @@ class Endpoint:
         return len(self._queue) + self._busy
 
     def push(self, item: Scheduled, body: bytes) -> None:
-        """Queues one delivery of an event."""
+        """Queues one delivery of an event; an endpoint that is gone has it rejected at once."""
+        if self._ended:
+            self._ledger.write(Kind.REJECTED, item.sequence, self.subscriber, 410)
+            return
         self._queue.append((item, body))
         self._filled.set()
 
@@ -78,7 +82,8 @@ class Endpoint:
                     return
 
     def stop(self) -> None:
-        """Delivers nothing more; what is queued is no longer wanted."""
+        """Delivers nothing more; what is queued or to be tried again is no longer wanted."""
+        self._ended = True
         self._queue.clear()
 
     def _end(self) -> None:
@@ -99,6 +104,8 @@ class Endpoint:
             if status == 410 or attempt == self._attempts:
                 break
             await asyncio.sleep(max(wait, self._backoff.next()))
+            if self._ended:
+                return False
         self._ledger.write(Kind.REJECTED, sequence, self.subscriber, status)
         return status == 410
 
@@ -112,7 +119,7 @@ class Endpoint:
             "webhook-signature": self._webhook.sign(event_id, now, text),
         }
         try:
-            async with self._client.post(self.url, data=body, headers=headers) as response:
+            async with self._client.post(self.url, data=body, headers=headers, allow_redirects=False) as response:
                 after = response.headers.get("Retry-After", "")
                 wait = int(after) if response.status in (429, 503) and after.isascii() and after.isdigit() else 0
                 return response.status, min(wait, self._timings.request)

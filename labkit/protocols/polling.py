@@ -15,7 +15,7 @@ from aiohttp import ClientError, ClientResponse, web
 from labkit.errors import TrialError
 from labkit.event import decode_gap, decode_id, encode_id
 from labkit.ledger import Kind
-from labkit.protocols.base import Consumer, Producer, gap_response, http_session, serve_http
+from labkit.protocols.base import Consumer, Producer, gap_response
 from labkit.protocols.eventlog import UNKNOWN, EventLog, Gap
 from labkit.workload import Scheduled
 
@@ -34,8 +34,7 @@ class PollingProducer(Producer):
         app = web.Application()
         app.router.add_get("/events/latest", self._latest)
         app.router.add_get("/events", self._after)
-        self._runner, url = await serve_http(app, port)
-        return url
+        return await self.serve(app, port)
 
     async def _latest(self, request: web.Request) -> web.Response:
         topic, known = request.query.get("topic"), request.headers.get("If-None-Match")
@@ -73,10 +72,6 @@ class PollingProducer(Producer):
         self._news.set()
         self._news = asyncio.Event()
 
-    async def close(self) -> None:
-        await super().close()
-        await self._runner.cleanup()
-
 
 def _preferred_wait(request: web.Request, limit: float) -> float:
     for preference in request.headers.get("Prefer", "").split(","):
@@ -110,7 +105,7 @@ class PollingConsumer(Consumer):
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
         self._url = f"{peer}/events" if self.recovers else f"{peer}/events/latest"
-        self._client = http_session(self.timings.request + (self.timings.hold if self.held else 0))
+        self._client = await self.client(self.timings.request + (self.timings.hold if self.held else 0))
         for subscriber in range(self.count):
             self.tasks.start(self.keep(subscriber, self._session, ClientError))
         await self.all_up(self._url)
@@ -144,10 +139,6 @@ class PollingConsumer(Consumer):
             self.last[subscriber] = gap[1] - 1 if gap[1] else None
         elif response.status not in (204, 304):
             raise TrialError(f"{self._url} answered {response.status}, which is no answer to a poll.")
-
-    async def close(self) -> None:
-        await super().close()
-        await self._client.close()
 
 
 class LongPollingProducer(PollingProducer):

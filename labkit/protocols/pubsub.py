@@ -18,9 +18,13 @@ from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType,
 
 from labkit.errors import TrialError
 from labkit.event import encode_id, sequence_of
-from labkit.ledger import EVERYONE, Kind
+from labkit.ledger import EVERYONE, Kind, Ledger
 from labkit.protocols.base import CONNECT_LIMIT, Backoff, Consumer, Producer
+from labkit.trial import Trial
 from labkit.workload import Scheduled
+
+UNSENT = 64 * 1024
+"""Bytes that may wait in the client and still count as drained."""
 
 DRAINED = 256
 """Publishes that may wait for the stream's acknowledgement and still count as drained."""
@@ -74,6 +78,9 @@ def _shown(url: str) -> str:
 class PubSubProducer(Producer):
     """The publisher. The subject of an event is `labkit.<trial>.<topic>`."""
 
+    _client: Client | None = None
+    _jetstream: JetStreamContext | None = None
+
     async def connect(self, peer: str | None) -> None:
         assert peer is not None
         self._client = await _dial(peer, Backoff(self.trial, EVERYONE))
@@ -81,10 +88,10 @@ class PubSubProducer(Producer):
         self._stream = f"labkit-{self.trial.uid}"
         self._unacknowledged: set[int] = set()
         if self.recovers:
-            self._jetstream = self._client.jetstream(publish_async_max_pending=100_000)
-            await self._add_stream(self._jetstream)
+            self._jetstream = await self._with_stream(self._client)
 
-    async def _add_stream(self, jetstream: JetStreamContext) -> None:
+    async def _with_stream(self, client: Client) -> JetStreamContext:
+        jetstream = client.jetstream(publish_async_max_pending=100_000)
         config = StreamConfig(
             name=self._stream,
             subjects=[self._prefix + ".>"],
@@ -95,55 +102,60 @@ class PubSubProducer(Producer):
             await jetstream.add_stream(config)
         except (nats.errors.Error, nats.js.errors.Error) as error:
             raise TrialError(f"The broker has no JetStream for at-least-once ({error}); switch it on.") from error
+        return jetstream
 
     async def publish(self, item: Scheduled) -> None:
         subject = f"{self._prefix}.{item.topic}"
-        if self.recovers:
+        if self._jetstream:
             self._unacknowledged.add(item.sequence)
-            await self._submit(subject, item)
+            await self._submit(self._jetstream, subject, item)
             return
+        assert self._client
         try:
             await self._client.publish(subject, item.raw)
         except nats.errors.Error:
             self.ledger.write(Kind.REJECTED, item.sequence)
 
-    async def _submit(self, subject: str, item: Scheduled) -> None:
+    async def _submit(self, jetstream: JetStreamContext, subject: str, item: Scheduled) -> None:
         """One publish; its id lets the stream drop the repeat when an acknowledgement got lost."""
 
         def acknowledged(future: asyncio.Future[Any]) -> None:
             if future.cancelled():
                 return
             if future.exception():
-                self.tasks.start(self._again(subject, item))
+                self.tasks.start(self._again(jetstream, subject, item))
             else:
                 self._unacknowledged.discard(item.sequence)
 
         headers = {"Nats-Msg-Id": encode_id(item.sequence)}
-        future = await self._jetstream.publish_async(subject, item.raw, headers=headers)
+        future = await jetstream.publish_async(subject, item.raw, headers=headers)
         future.add_done_callback(acknowledged)
 
-    async def _again(self, subject: str, item: Scheduled) -> None:
+    async def _again(self, jetstream: JetStreamContext, subject: str, item: Scheduled) -> None:
         await asyncio.sleep(self.timings.retry)
-        await self._submit(subject, item)
+        await self._submit(jetstream, subject, item)
 
     async def pending(self) -> int:
         """Publishes without acknowledgement, and what the durable consumers still have to get or to acknowledge."""
-        if not self.recovers:
+        if not self._jetstream:
             return 0
         infos = await self._jetstream.consumers_info(self._stream)
         owed = sum((info.num_pending or 0) + (info.num_ack_pending or 0) for info in infos)
         return len(self._unacknowledged) + owed
 
     async def drain(self) -> None:
-        if self.recovers:
+        assert self._client
+        if self._jetstream:
             while len(self._unacknowledged) > DRAINED:
                 await asyncio.sleep(0)
-        else:
+        elif self._client.pending_data_size > UNSENT:
             await self._client.flush()
 
     async def close(self) -> None:
         await super().close()
-        if self.recovers and self._client.is_connected:
+        if self._client is None:
+            return
+        if self._jetstream and self._client.is_connected:
             await self._jetstream.delete_stream(self._stream)
         await self._client.close()
 
@@ -151,9 +163,12 @@ class PubSubProducer(Producer):
 class PubSubConsumer(Consumer):
     """The subscribers, one connection each."""
 
+    def __init__(self, trial: Trial, ledger: Ledger) -> None:
+        super().__init__(trial, ledger)
+        self._clients: list[Client] = []
+
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
-        self._clients: list[Client] = []
         for subscriber in range(self.count):
             await self._subscribe(peer, subscriber)
 
@@ -173,7 +188,9 @@ class PubSubConsumer(Consumer):
             await self._subscribe_durably(client, subject, subscriber)
         else:
             await client.subscribe(subject, cb=self._handler(subscriber))
-            await client.flush()
+        # nats-py's PING overtakes a SUB that is still in its buffer; the second one follows it.
+        await client.flush()
+        await client.flush()
         self.up(subscriber)
 
     async def _subscribe_durably(self, client: Client, subject: str, subscriber: int) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import json
 import secrets
+from itertools import count
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -18,7 +19,7 @@ from aiohttp import ClientError, web
 from labkit.errors import TrialError
 from labkit.event import TOPIC, decode_gap, decode_id, encode_id, sequence_of
 from labkit.ledger import Kind
-from labkit.protocols.base import Consumer, Producer, gap_response, http_session, serve_http
+from labkit.protocols.base import Consumer, Producer, gap_response
 from labkit.protocols.delivery import Endpoint, Receiver, drained
 from labkit.protocols.eventlog import UNKNOWN, EventLog, Gap
 from labkit.protocols.openapi import DOCUMENT
@@ -54,8 +55,7 @@ class RestHooksProducer(Producer):
     async def open(self, port: int = 0) -> str:
         self._log = EventLog()
         self._subscriptions: dict[str, Subscription] = {}
-        self._created = 0
-        self._client = http_session(self.timings.request)
+        self._numbers = count()
         app = web.Application()
         app.router.add_post("/subscriptions", self._create)
         app.router.add_get("/subscriptions", self._list)
@@ -64,14 +64,14 @@ class RestHooksProducer(Producer):
         app.router.add_get("/events", self._events)
         app.router.add_get("/events/{id}", self._event)
         app.router.add_get("/openapi.json", self._openapi)
-        self._runner, self._url = await serve_http(app, port)
+        self._url = await self.serve(app, port)
+        self._client = await self.client(self.timings.request)
         return self._url
 
     async def _create(self, request: web.Request) -> web.Response:
-        subscription = _wanted(await request.read(), self._created)
+        subscription = _wanted(await request.read(), next(self._numbers))
         key = secrets.token_bytes(24)
         await self._shake_hands(subscription, "whsec_" + base64.b64encode(key).decode())
-        self._created += 1
         self._subscriptions[subscription.id] = subscription
         location = f"/subscriptions/{subscription.id}"
         return web.json_response(subscription.to_json(), status=201, headers={"Location": location})
@@ -79,7 +79,9 @@ class RestHooksProducer(Producer):
     async def _shake_hands(self, subscription: Subscription, secret: str) -> None:
         """The target proves that it wants this subscription by echoing the secret; 422 when it does not."""
         try:
-            async with self._client.post(subscription.target, headers={"X-Hook-Secret": secret}) as response:
+            async with self._client.post(
+                subscription.target, headers={"X-Hook-Secret": secret}, allow_redirects=False
+            ) as response:
                 confirmed = 200 <= response.status < 300 and response.headers.get("X-Hook-Secret") == secret
                 problem = f"it answered {response.status} without the X-Hook-Secret it was sent"
         except (ClientError, OSError, TimeoutError) as error:
@@ -155,11 +157,6 @@ class RestHooksProducer(Producer):
         while not drained(subscription.endpoint for subscription in self._active()):
             await asyncio.sleep(0)
 
-    async def close(self) -> None:
-        await super().close()
-        await self._client.close()
-        await self._runner.cleanup()
-
 
 def _claim_check(item: Scheduled) -> bytes:
     return json.dumps({"id": encode_id(item.sequence), "href": f"/events/{encode_id(item.sequence)}"}).encode()
@@ -177,7 +174,7 @@ def _wanted(body: bytes, number: int) -> Subscription:
     """The subscription that a request asks for; 422 with the reason when it asks for none."""
     try:
         fields = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _unprocessable("The body is not JSON.") from None
     if not isinstance(fields, dict):
         raise _unprocessable("The body is not a JSON object.")
@@ -209,8 +206,7 @@ class RestHooksConsumer(Consumer):
         self._behind: set[int] = set()
         app = web.Application(client_max_size=2**21)
         app.router.add_post("/hooks/{subscriber:[0-9]{1,4}}", self._hook)
-        self._runner, url = await serve_http(app, port)
-        return url
+        return await self.serve(app, port)
 
     async def _hook(self, request: web.Request) -> web.Response:
         subscriber, secret = int(request.match_info["subscriber"]), request.headers.get("X-Hook-Secret")
@@ -224,7 +220,7 @@ class RestHooksConsumer(Consumer):
         receiver.verify(request.headers, body)
         if self.trial.payload is Payload.THIN:
             body = await self._redeem(json.loads(body)["href"])
-        self._take(subscriber, receiver, body)
+        self._take(subscriber, body)
         return web.Response(status=204)
 
     async def _redeem(self, href: str) -> bytes:
@@ -237,8 +233,9 @@ class RestHooksConsumer(Consumer):
             pass
         raise web.HTTPServiceUnavailable(text="The event could not be fetched.\n")
 
-    def _take(self, subscriber: int, receiver: Receiver, body: bytes) -> None:
-        sequence, last = sequence_of(body), self.last[subscriber]
+    def _take(self, subscriber: int, body: bytes) -> None:
+        sequence, last, receiver = sequence_of(body), self.last[subscriber], self._receivers[subscriber]
+        assert receiver is not None
         self._arrivals[subscriber] += 1
         if receiver.repeated(encode_id(sequence)):
             self.ledger.repeated(subscriber, sequence, body)
@@ -250,7 +247,7 @@ class RestHooksConsumer(Consumer):
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
         self._peer = peer
-        self._client = http_session(self.timings.request)
+        self._client = await self.client(self.timings.request)
         for subscriber in range(self.count):
             await self._subscribe(subscriber, f"{public}/hooks/{subscriber}")
             if self.recovers:
@@ -290,8 +287,17 @@ class RestHooksConsumer(Consumer):
                 self._behind.add(subscriber)
 
     async def _fetch_missed(self, subscriber: int, cursor: int | None) -> int | None:
-        receiver = self._receivers[subscriber]
-        assert receiver is not None
+        """Takes all that follows the cursor, page after page; returns the new cursor."""
+        while (raws := await self._page(subscriber, cursor)) is not None:
+            for raw in raws:
+                self._take(subscriber, raw)
+                cursor = max(cursor or 0, sequence_of(raw))
+            if len(raws) < PAGE:
+                return cursor
+        return self.last[subscriber]
+
+    async def _page(self, subscriber: int, cursor: int | None) -> list[bytes] | None:
+        """The events after the cursor, up to a page; None when the log no longer knows it, which is recorded."""
         topic = self.trial.workload.interest(subscriber)
         fields = {"topic": topic, "after": encode_id(cursor) if cursor is not None else None}
         query = urlencode({key: value for key, value in fields.items() if value is not None})
@@ -299,17 +305,10 @@ class RestHooksConsumer(Consumer):
             body = await response.read()
         if gap := decode_gap(body):
             self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
-            return gap[1] - 1
-        for raw in body.splitlines():
-            self._take(subscriber, receiver, raw)
-            cursor = max(cursor or 0, sequence_of(raw))
-        return cursor
+            self.last[subscriber] = gap[1] - 1
+            return None
+        return body.splitlines()
 
     @property
     def pending(self) -> int:
         return len(self._behind)
-
-    async def close(self) -> None:
-        await super().close()
-        await self._client.close()
-        await self._runner.cleanup()

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import NamedTuple, cast
 
-from aiohttp import ClientError, web
+from aiohttp import ClientError, StreamReader, web
 
 from labkit.errors import TrialError
 from labkit.event import decode_gap, encode_id
@@ -20,8 +20,6 @@ from labkit.protocols.base import (
     Consumer,
     Producer,
     every,
-    http_session,
-    serve_http,
 )
 from labkit.protocols.eventlog import EventLog
 from labkit.workload import Scheduled
@@ -106,7 +104,8 @@ class SseProducer(Producer):
         self._transports: dict[web.StreamResponse, asyncio.Transport] = {}
         app = web.Application()
         app.router.add_get("/events", self._subscription)
-        self._runner, url = await serve_http(app, port)
+        url = await self.serve(app, port)
+        self.exits.callback(self._hang_up)
         if self.recovers:
             self.tasks.start(every(self.timings.heartbeat, self._heartbeat))
         return url
@@ -159,11 +158,17 @@ class SseProducer(Producer):
         while any(transport.get_write_buffer_size() > DRAINED for transport in self._transports.values()):
             await asyncio.sleep(0)
 
-    async def close(self) -> None:
-        await super().close()
+    def _hang_up(self) -> None:
         for transport in self._transports.values():
             transport.abort()
-        await self._runner.cleanup()
+
+
+async def _read(content: StreamReader, silence: float | None) -> bytes:
+    """The next bytes; TimeoutError when they take longer than the silence that is allowed."""
+    if silence is None:
+        return await content.readany()
+    async with asyncio.timeout(silence):
+        return await content.readany()
 
 
 class SseConsumer(Consumer):
@@ -172,7 +177,7 @@ class SseConsumer(Consumer):
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
         self._url = f"{peer}/events"
-        self._client = http_session()
+        self._client = await self.client()
         for subscriber in range(self.count):
             self.tasks.start(self.keep(subscriber, self._session, ClientError))
         await self.all_up(self._url)
@@ -194,8 +199,7 @@ class SseConsumer(Consumer):
             self.up(subscriber)
             parser = Parser()
             while True:
-                async with asyncio.timeout(silence):
-                    chunk = await response.content.readany()
+                chunk = await _read(response.content, silence)
                 if not chunk:
                     return
                 for message in parser.feed(chunk):
@@ -206,7 +210,3 @@ class SseConsumer(Consumer):
             self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
         else:
             self.deliver(subscriber, message.data)
-
-    async def close(self) -> None:
-        await super().close()
-        await self._client.close()

@@ -9,7 +9,7 @@ import asyncio
 from aiohttp import web
 
 from labkit.event import sequence_of
-from labkit.protocols.base import Consumer, Producer, http_session, serve_http
+from labkit.protocols.base import Consumer, Producer
 from labkit.protocols.delivery import Endpoint, Receiver, derived_secret, drained
 from labkit.workload import Scheduled
 
@@ -18,7 +18,7 @@ class WebhookProducer(Producer):
     """The client: one queue and one POST at a time for each endpoint."""
 
     async def connect(self, peer: str | None) -> None:
-        self._client = http_session(self.timings.request)
+        self._client = await self.client(self.timings.request)
         self._endpoints: list[tuple[str | None, Endpoint]] = []
         for subscriber in range(self.trial.workload.subscribers if peer else 0):
             self.add_endpoint(f"{peer}/hooks/{subscriber}", self.trial.workload.interest(subscriber))
@@ -44,10 +44,6 @@ class WebhookProducer(Producer):
         while not drained(endpoint for _, endpoint in self._endpoints):
             await asyncio.sleep(0)
 
-    async def close(self) -> None:
-        await super().close()
-        await self._client.close()
-
 
 class WebhookConsumer(Consumer):
     """The server: one path for each subscriber. 204 for a genuine event, 401 for any other, 410 for no such path."""
@@ -59,8 +55,7 @@ class WebhookConsumer(Consumer):
         ]
         app = web.Application(client_max_size=2**21)
         app.router.add_post("/hooks/{subscriber:[0-9]{1,4}}", self._hook)
-        self._runner, url = await serve_http(app, port)
-        return url
+        return await self.serve(app, port)
 
     async def _hook(self, request: web.Request) -> web.Response:
         subscriber = int(request.match_info["subscriber"])
@@ -76,7 +71,3 @@ class WebhookConsumer(Consumer):
     async def connect(self, peer: str | None, public: str | None) -> None:
         for subscriber in range(self.count):
             self.up(subscriber)
-
-    async def close(self) -> None:
-        await super().close()
-        await self._runner.cleanup()

@@ -49,6 +49,7 @@ class WebSocketProducer(Producer):
             )
         except OSError as error:
             raise port_error(error, port) from error
+        self.exits.push_async_callback(self._hang_up)
         if self.recovers:
             self.tasks.start(every(self.timings.heartbeat, self._drop_dead))
         return f"ws://{HOST}:{self._server.sockets[0].getsockname()[1]}"
@@ -72,9 +73,9 @@ class WebSocketProducer(Producer):
             self.ledger.write(Kind.DISCONNECTED)
 
     async def publish(self, item: Scheduled) -> None:
-        self._log.append(item)
         connections = self._audience.wanting(item.topic)
         broadcast(connections, item.raw, text=True)
+        self._log.append(item)
         for connection in connections:
             if connection.transport.get_write_buffer_size() > UNSENT_LIMIT:
                 connection.transport.abort()
@@ -90,8 +91,7 @@ class WebSocketProducer(Producer):
 
         await asyncio.gather(*map(check, self._audience.idle(self.timings.heartbeat / 2)))
 
-    async def close(self) -> None:
-        await super().close()
+    async def _hang_up(self) -> None:
         for connection in self._audience:
             connection.transport.abort()
         self._server.close(close_connections=False)
