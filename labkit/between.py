@@ -72,6 +72,9 @@ class BrokerRole:
         self._broker.check()
 
     async def close(self) -> dict[str, float]:
-        usage = self._usage.to_json() if self._usage and self._broker.up else {}
-        self._broker.close()
-        return usage
+        try:
+            if self._usage:
+                self._broker.check()
+            return self._usage.to_json() if self._usage else {}
+        finally:
+            self._broker.close()

@@ -44,11 +44,6 @@ class Broker:
     def __init__(self) -> None:
         self._exits = ExitStack()
 
-    @property
-    def up(self) -> bool:
-        """Whether the server runs; False before it was opened."""
-        return hasattr(self, "process") and self.process.poll() is None
-
     async def open(self, port: int = 0) -> str:
         """Starts it and waits until it listens; returns its URL. TrialError when it does not come up."""
         program = find()
@@ -88,7 +83,7 @@ class Broker:
         self._exits.close()
 
     def _end(self) -> None:
-        if self.up:
+        if self.process.poll() is None:
             self.process.terminate()
             try:
                 self.process.wait(2)

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 
 import pytest
+from aiohttp import ClientSession, ClientTimeout
 from aiohttp.web import HTTPUnauthorized, Response
 from standardwebhooks import Webhook
 
 from labkit.ledger import Kind, Ledger
 from labkit.protocols import delivery
-from labkit.protocols.base import http_session
 from labkit.protocols.delivery import Endpoint, Receiver
 
 SECRET = "whsec_" + b64encode(secrets.token_bytes(24)).decode()
@@ -22,7 +22,7 @@ async def endpoint_to(bench, url, guarantee="at-least-once", **options):
     """A running endpoint that delivers to the URL."""
     trial = bench.trial("webhook", guarantee)
     with closing(Ledger(bench.folder / "producer.ledger")) as ledger:
-        async with http_session(trial.timings.request) as client:
+        async with ClientSession(timeout=ClientTimeout(total=trial.timings.request)) as client:
             endpoint = Endpoint(trial, ledger, client, subscriber=7, url=url, secret=SECRET, **options)
             task = asyncio.create_task(endpoint.run())
             yield endpoint

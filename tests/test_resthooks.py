@@ -361,7 +361,7 @@ def test_the_openapi_document_is_valid_and_names_every_route_there_is(bench):
             assert document["servers"] == [{"url": url}]
             served = {
                 (route.resource.canonical, route.method.lower())
-                for route in producer._runner.app.router.routes()
+                for route in producer._app.router.routes()
                 if route.method != "HEAD" and route.resource.canonical != "/openapi.json"
             }
             methods = {"get", "post", "delete"}

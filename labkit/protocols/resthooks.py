@@ -64,7 +64,7 @@ class RestHooksProducer(Producer):
         app.router.add_get("/events", self._events)
         app.router.add_get("/events/{id}", self._event)
         app.router.add_get("/openapi.json", self._openapi)
-        self._url = await self.serve(app, port)
+        self._url, self._app = await self.serve(app, port), app
         self._client = await self.client(self.timings.request)
         return self._url
 
