@@ -17,6 +17,8 @@ import time
 from importlib import import_module
 from typing import Any
 
+import psutil
+
 from labkit.errors import TrialError, UsageError
 
 EXIT_LIMIT = 3.0
@@ -38,7 +40,7 @@ COMMANDS = {
 
 
 async def serve(role_name: str) -> None:
-    """Answers commands until standard input closes."""
+    """Answers commands until standard input closes; then ends whatever the role still has open."""
     module, class_name = ROLES[role_name]
     role_type = getattr(import_module(module), class_name)
     loop = asyncio.get_running_loop()
@@ -47,35 +49,51 @@ async def serve(role_name: str) -> None:
     if sys.platform != "win32":
         loop.add_signal_handler(signal.SIGTERM, commands.put_nowait, None)
     role: Any = None
-    while command := await commands.get():
-        name = ""
-        try:
-            arguments = json.loads(command)
-            name = arguments.pop("do")
-            if name not in COMMANDS:
-                raise ValueError(f"no such command: {name}")
+    try:
+        while command := await commands.get():
+            name, arguments = _parsed(command)
             if name == "open":
                 role = role_type()
-            result = await getattr(role, name)(**arguments)
-            answer = {"result": result}
-        except (TrialError, UsageError) as error:
-            answer = {"error": str(error)}
-        except Exception as error:
-            answer = {"error": f"The {role_name} failed: {type(error).__name__}: {error}"}
-            sys.excepthook(type(error), error, error.__traceback__)
-        if name == "close":
-            role = None
-        print(json.dumps(answer), flush=True)
-    if role is not None:
-        await role.close()
+            print(json.dumps(await _answer(role_name, role, name, arguments)), flush=True)
+            if name == "close":
+                role = None
+    except BrokenPipeError:
+        pass  # the parent is gone, and nobody is left to be answered
+    finally:
+        if role is not None:
+            await role.close()
+
+
+def _parsed(command: str) -> tuple[str, dict[str, Any]]:
+    """A command's name, empty where it has none, and its arguments."""
+    try:
+        arguments = json.loads(command)
+        return str(arguments.pop("do")), arguments
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "", {}
+
+
+async def _answer(role_name: str, role: Any, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The result of one command, or the sentence that says why there is none."""
+    try:
+        if name not in COMMANDS:
+            raise ValueError(f"there is no command {name!r}")
+        return {"result": await getattr(role, name)(**arguments)}
+    except (TrialError, UsageError) as error:
+        return {"error": str(error)}
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return {"error": f"The {role_name} failed: {type(error).__name__}: {error}"}
 
 
 def _read_commands(loop: asyncio.AbstractEventLoop, commands: "asyncio.Queue[str | None]") -> None:
     for line in sys.stdin:
         loop.call_soon_threadsafe(commands.put_nowait, line)
     loop.call_soon_threadsafe(commands.put_nowait, None)
-    # Whatever hangs on the way out, the process ends.
+    # Whatever hangs on the way out, the process ends, and what it started with it.
     time.sleep(EXIT_LIMIT)
+    for child in psutil.Process().children():
+        child.kill()
     os._exit(1)
 
 

@@ -115,13 +115,14 @@ class ConsumerRole:
         gc.freeze()
         self._usage.start()
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self, since_ns: int = 0) -> dict[str, Any]:
+        """`settled`: every subscriber is connected and, since that time, has nothing left to ask for."""
         self._usage.look()
         if self._consumer.tasks.failure:
             raise self._consumer.tasks.failure
         return {
             "last_arrival_ns": self._ledger.last_arrival_ns,
-            "settled": self._consumer.connected == self._consumer.count and not self._consumer.pending,
+            "settled": self._consumer.connected == self._consumer.count and not self._consumer.pending(since_ns),
         }
 
     async def close(self) -> dict[str, float]:

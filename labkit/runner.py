@@ -51,8 +51,6 @@ class Plan:
     def __post_init__(self) -> None:
         for name in self.protocols:
             find(name)
-        if self.outage:
-            self.outage.check_within(self.workload.length)
         if not (isinstance(self.repeat, int) and 1 <= self.repeat <= 100):
             raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to 100.")
 
@@ -83,6 +81,8 @@ class Runner:
         self._lock = threading.Lock()
         self._stations = 0
         schedule = plan.workload.schedule()
+        if plan.outage:
+            plan.outage.check_within(plan.workload.length)
         prepare(out)
         self._keep_trace()
         self._manifest: dict[str, Any] = {
@@ -98,7 +98,7 @@ class Runner:
             "load_before": _load_average(),
             "trials": {},
         }
-        self._trials = plan.trials()
+        self._trials = self._plan.trials()
 
     @property
     def trials(self) -> list[Trial]:

@@ -101,9 +101,9 @@ class Walk:
             self._pause(LOOK_EVERY)
         self._mark("settle")
 
-    def _look(self) -> dict[str, Any]:
-        for node in self._nodes.values():
-            node.tell("status")
+    def _look(self, since_ns: int = 0) -> dict[str, Any]:
+        for role, node in self._nodes.items():
+            node.tell("status", **({"since_ns": since_ns} if role == "consumer" else {}))
         return {role: node.answer() for role, node in self._nodes.items()}
 
     def _settle(self) -> bool:
@@ -112,9 +112,9 @@ class Walk:
         last, limit = self._phases["settle"], time.monotonic() + SETTLE_LIMIT
         if outage := self._trial.outage:
             last = max(last, self._phases["load"] + round((outage.at + outage.lasts) * 1e9))
-        drained = False
+        over, drained = last, False
         while not drained and time.monotonic() < limit:
-            consumer = self._look()["consumer"]
+            consumer = self._look(over)["consumer"]
             last = max(last, consumer["last_arrival_ns"])
             silent = time.monotonic_ns() - last
             if silent >= quiet and consumer["settled"]:

@@ -164,6 +164,15 @@ class Bench:
             await asyncio.sleep(0.005)
         assert condition(), "the condition did not come true in time"
 
+    @staticmethod
+    async def pending(producer: Any, count: int) -> None:
+        """Returns once the producer says that so many deliveries are pending, and fails when it does not in time."""
+        async with asyncio.timeout(LIMIT):
+            for _ in iter(lambda: False, True):
+                if await producer.pending() == count:
+                    return
+                await asyncio.sleep(0.005)
+
     async def curl(self, *arguments: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (names in lower case) and body of one request."""
         output, error = await self._curl("-i", *arguments)

@@ -247,8 +247,8 @@ def test_a_broker_node_tells_that_its_nats_server_is_gone(broker, until):
     child, server = broker
     child.ask("load", start_ns=0)
     server.kill()
-    until(lambda: gone(server))
-    assert "ended in the middle" in child.ask("status")["error"]
+    # One of its threads may outlive the others for a moment.
+    until(lambda: "ended in the middle" in child.ask("status").get("error", ""))
     assert "ended in the middle" in child.ask("close")["error"]
     answer = child.ask("open")
     assert answer["result"]["url"].startswith("nats://127.0.0.1:")

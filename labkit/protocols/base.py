@@ -113,9 +113,8 @@ class Consumer(Party, ABC):
         """How many subscribers can be reached at this moment, as far as the consumer can know."""
         return len(self.live)
 
-    @property
-    def pending(self) -> int:
-        """Subscribers that know that they still have to fetch something."""
+    def pending(self, since_ns: int) -> int:
+        """Subscribers that still have to fetch something, or have not looked since that time (monotonic)."""
         return 0
 
     def up(self, subscriber: int) -> None:

@@ -8,6 +8,7 @@ Long polling is the same with `Prefer: wait=` (RFC 7240 section 4.3): the produc
 import asyncio
 import random
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import TypeVar
 
 from aiohttp import ClientError, ClientResponse, web
@@ -105,6 +106,7 @@ class PollingConsumer(Consumer):
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
         self._url = f"{peer}/events" if self.recovers else f"{peer}/events/latest"
+        self._asked = [0] * self.count
         self._client = await self.client(self.timings.request + (self.timings.hold if self.held else 0))
         for subscriber in range(self.count):
             self.tasks.start(self.keep(subscriber, self._session, ClientError))
@@ -116,10 +118,16 @@ class PollingConsumer(Consumer):
         # Without a random phase all subscribers would ask in the same instant, and look faster or slower than they are.
         due = loop.time() + interval * random.Random(f"{self.trial.workload.seed} {subscriber}").random()
         while True:
+            asked = monotonic_ns()
             await self._poll(subscriber)
+            self._asked[subscriber] = asked
             self.up(subscriber)
             due += interval
             await asyncio.sleep(max(0.0, due - loop.time()))
+
+    def pending(self, since_ns: int) -> int:
+        """A held request hears of news at once; any other subscriber has to have asked again."""
+        return 0 if self.held else sum(asked < since_ns for asked in self._asked)
 
     async def _poll(self, subscriber: int) -> None:
         last = self.last[subscriber]

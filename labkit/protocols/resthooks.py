@@ -309,6 +309,5 @@ class RestHooksConsumer(Consumer):
             return None
         return body.splitlines()
 
-    @property
-    def pending(self) -> int:
+    def pending(self, since_ns: int) -> int:
         return len(self._behind)
