@@ -1,5 +1,6 @@
 """`launch`: what it prints works when pasted into another terminal."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from labkit.errors import TrialError, UsageError
 from labkit.protocols import PROTOCOLS
 from labkit.server import Command, launch
 
-STREAMING = {"receive", "resume"}
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="the commands to paste use curl")
 
 
 @contextmanager
@@ -44,6 +45,7 @@ def by_purpose(commands: list[Command]) -> dict[str, Command]:
     return {command.purpose: command for command in commands}
 
 
+@needs_curl
 @pytest.mark.parametrize("protocol", ["websocket", "sse", "pubsub"])
 def test_a_pasted_subscriber_gets_what_a_pasted_publisher_sends(protocol: str, tmp_path: Path) -> None:
     with launch(protocol) as server:
@@ -56,6 +58,7 @@ def test_a_pasted_subscriber_gets_what_a_pasted_publisher_sends(protocol: str, t
             assert subscriber.poll() is None
 
 
+@needs_curl
 @pytest.mark.parametrize("protocol", ["webhook", "resthooks"])
 def test_a_pasted_receiver_gets_what_a_pasted_publisher_sends(protocol: str, tmp_path: Path) -> None:
     with launch(protocol) as server:
@@ -74,6 +77,7 @@ def reachable(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@needs_curl
 @pytest.mark.parametrize("protocol", ["polling", "longpolling"])
 def test_a_pasted_poll_is_answered_with_the_latest_event(protocol: str) -> None:
     with launch(protocol) as server:
