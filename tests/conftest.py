@@ -4,8 +4,8 @@ import asyncio
 import gc
 import json
 import secrets
-import socket
 import shutil
+import socket
 import subprocess
 import sys
 import threading
