@@ -89,7 +89,7 @@ class Runner:
             "schema": SCHEMA,
             "argv": argv,
             "seed": plan.workload.seed,
-            "workload": plan.workload.to_json(),
+            "workload": self._plan.workload.to_json(),
             "digest": digest(schedule),
             "outage": plan.outage.to_json() if plan.outage else None,
             "timings": asdict(plan.timings),
