@@ -19,7 +19,7 @@ from labkit.trial import Guarantee, Measure, Timings
 from labkit.workload import ARRIVALS, SIZES, Workload
 
 QUICK: dict[str, Any] = {"duration": 0.5}
-QUICK_TIMINGS = Timings(heartbeat=0.5)
+QUICK_TIMINGS = Timings(heartbeat=0.5, poll=0.1)
 OF_THE_TRACE = ("rate", "duration", "size", "sizes", "topics", "arrival")
 
 

@@ -27,7 +27,7 @@ from labkit.trial import SCHEMA, Guarantee, Measure, Timings, Trial
 from labkit.walk import Walk
 from labkit.workload import Workload, digest
 
-SIDE_BY_SIDE = 6
+SIDE_BY_SIDE = 8
 """Trials that may be under way together where timing is not what they measure."""
 
 LOADS = 4

@@ -97,8 +97,9 @@ class Walk:
             node.tell("load", start_ns=start)
         for node in self._nodes.values():
             node.answer()
+        end = start / 1e9 + self._trial.workload.length
         while not self._look()["producer"]["done"]:
-            self._pause(LOOK_EVERY)
+            self._pause(min(LOOK_EVERY, max(0.02, end - time.monotonic())))
         self._mark("settle")
 
     def _look(self, since_ns: int = 0) -> dict[str, Any]:

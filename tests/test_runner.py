@@ -198,6 +198,16 @@ def test_a_trace_ends_with_every_event_delivered_at_least_once_and_is_kept_with_
         assert (row["owed"], row["delivered"], row["verdict"]) == (90, 90, "complete"), row
 
 
+def test_a_trial_of_polling_is_not_over_before_every_subscriber_has_polled_again(tmp_path):
+    """The first poll after a reconnection brings a part, the next one the rest: also in the slowest of six trials."""
+    workload = Workload(rate=50, duration=0.6, subscribers=3)
+    plan = Plan(workload, ("polling",), (Guarantee.AT_LEAST_ONCE,), (Measure.LOSS,), OUTAGE, repeat=6)
+    assert run(plan, tmp_path / "run") == {}
+    rows = Run(tmp_path / "run").loss
+    assert list(rows["lost"]) == [0] * 6
+    assert list(rows["verdict"]) == ["complete"] * 6
+
+
 def test_one_protocol_that_fails_is_reported_and_the_others_are_kept(tmp_path, monkeypatch, closed_port):
     monkeypatch.setenv("LABKIT_NATS", f"nats://127.0.0.1:{closed_port}")
     workload = Workload(rate=50, duration=0.2, subscribers=1)
