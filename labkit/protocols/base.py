@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 from labkit.errors import TrialError
-from labkit.event import encode_id, sequence_of
+from labkit.event import decode_gap, encode_id, sequence_of
 from labkit.ledger import Kind, Ledger
 from labkit.protocols.eventlog import Gap
 from labkit.trial import Trial
@@ -132,9 +132,15 @@ class Consumer(Party, ABC):
             self.ledger.write(Kind.DISCONNECTED, subscriber=subscriber)
 
     def deliver(self, subscriber: int, raw: bytes) -> None:
-        """Hands an event of an ordered stream to the application; with recovery on, a repeat is dropped by its id."""
-        sequence, last = sequence_of(raw), self.last[subscriber]
-        if self.recovers and last is not None and 0 <= sequence <= last:
+        """Hands an event of an ordered stream to the application; with recovery on, a repeat is dropped by its id.
+
+        A gap signal in its place is recorded as what it is.
+        """
+        sequence = sequence_of(raw)
+        if sequence < 0 and (gap := decode_gap(raw)):
+            self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
+            return
+        if self.recovers and (last := self.last[subscriber]) is not None and 0 <= sequence <= last:
             self.ledger.repeated(subscriber, sequence, raw)
             return
         self.ledger.received(subscriber, sequence, raw)

@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 from aiohttp import ClientError, StreamReader, web
 
 from labkit.errors import TrialError
-from labkit.event import decode_gap, encode_id
+from labkit.event import encode_id
 from labkit.ledger import Kind
 from labkit.protocols.base import (
     DRAINED,
@@ -49,7 +49,7 @@ class Parser:
         self._after_cr = False
         self._event = b""
         self._data: list[bytes] = []
-        self._last_id = b""
+        self._last_id = ""
         self.retry: int | None = None
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
@@ -78,14 +78,17 @@ class Parser:
         elif name == b"event":
             self._event = value
         elif name == b"id" and b"\0" not in value:
-            self._last_id = value
+            self._last_id = value.decode(errors="replace")
         elif name == b"retry" and value.isdigit() and len(value) < 16:
             self.retry = int(value)
 
     def _dispatch(self) -> Message | None:
-        event, data = self._event.decode(errors="replace") or "message", self._data
-        self._event, self._data = b"", []
-        return Message(event, b"\n".join(data), self._last_id.decode(errors="replace")) if data else None
+        event, data = self._event, self._data
+        if event or data:
+            self._event, self._data = b"", []
+        if not data:
+            return None
+        return Message(event.decode(errors="replace") or "message", b"\n".join(data), self._last_id)
 
 
 def frame(raw: bytes, event_id: str | None = None, event: str | None = None) -> bytes:
@@ -203,10 +206,4 @@ class SseConsumer(Consumer):
                 if not chunk:
                     return
                 for message in parser.feed(chunk):
-                    self._take(subscriber, message)
-
-    def _take(self, subscriber: int, message: Message) -> None:
-        if message.event == "gap" and (gap := decode_gap(message.data)):
-            self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
-        else:
-            self.deliver(subscriber, message.data)
+                    self.deliver(subscriber, message.data)

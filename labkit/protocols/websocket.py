@@ -14,7 +14,6 @@ from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from labkit.event import decode_gap
 from labkit.ledger import Kind
 from labkit.protocols.base import DRAINED, HOST, UNSENT_LIMIT, Audience, Consumer, Producer, every, port_error
 from labkit.protocols.eventlog import EventLog
@@ -129,11 +128,7 @@ class WebSocketConsumer(Consumer):
     async def _read(self, stream: Connection, subscriber: int) -> None:
         with suppress(ConnectionClosed):
             while True:
-                raw = await stream.recv(decode=False)
-                if gap := decode_gap(raw):
-                    self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
-                else:
-                    self.deliver(subscriber, raw)
+                self.deliver(subscriber, await stream.recv(decode=False))
 
     async def _watch(self, stream: Connection, subscriber: int) -> None:
         """Ends, and ends the connection, when the producer has gone mute."""
