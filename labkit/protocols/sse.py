@@ -65,10 +65,14 @@ class Parser:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, self._rest = text.split(b"\n")
         for line in lines:
-            if line:
+            if line.startswith(b"data: "):
+                self._data.append(line[6:])
+            elif line:
                 self._field(line)
-            elif message := self._dispatch():
-                yield message
+            elif self._data:
+                yield self._dispatch()
+            else:
+                self._event = b""
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
@@ -82,13 +86,11 @@ class Parser:
         elif name == b"retry" and value.isdigit() and len(value) < 16:
             self.retry = int(value)
 
-    def _dispatch(self) -> Message | None:
-        event, data = self._event, self._data
-        if event or data:
-            self._event, self._data = b"", []
-        if not data:
-            return None
-        return Message(event.decode(errors="replace") or "message", b"\n".join(data), self._last_id)
+    def _dispatch(self) -> Message:
+        event = self._event.decode(errors="replace") if self._event else ""
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        self._event, self._data = b"", []
+        return Message(event or "message", data, self._last_id)
 
 
 def frame(raw: bytes, event_id: str | None = None, event: str | None = None) -> bytes:
@@ -140,10 +142,12 @@ class SseProducer(Producer):
         return stream
 
     async def publish(self, item: Scheduled) -> None:
-        self._log.append(item)
-        await self._write(
-            self._audience.wanting(item.topic), frame(item.raw, encode_id(item.sequence) if self.recovers else None)
-        )
+        if self.recovers:
+            self._log.append(item)
+            block = frame(item.raw, encode_id(item.sequence))
+        else:
+            block = frame(item.raw)
+        await self._write(self._audience.wanting(item.topic), block)
 
     async def _write(self, streams: list[web.StreamResponse], block: bytes) -> None:
         for stream in streams:

@@ -74,7 +74,8 @@ class WebSocketProducer(Producer):
     async def publish(self, item: Scheduled) -> None:
         connections = self._audience.wanting(item.topic)
         broadcast(connections, item.raw, text=True)
-        self._log.append(item)
+        if self.recovers:
+            self._log.append(item)
         for connection in connections:
             if connection.transport.get_write_buffer_size() > UNSENT_LIMIT:
                 connection.transport.abort()
