@@ -8,7 +8,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from labkit import charts
-from labkit.outage import Outage
+from labkit.errors import UsageError
+from labkit.outage import OUTAGES, Outage
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
 from labkit.runner import Plan, Runner
@@ -19,8 +20,8 @@ from labkit.workload import Workload
 def compare(
     workload: Workload | None = None,
     *,
-    protocols: Iterable[str] = tuple(PROTOCOLS),
-    guarantees: Iterable[str] = tuple(Guarantee),
+    protocols: str | Iterable[str] = tuple(PROTOCOLS),
+    guarantees: str | Iterable[str] = tuple(Guarantee),
     outage: Outage | str | None = "reset",
     repeat: int = 1,
     timings: Timings | None = None,
@@ -35,13 +36,17 @@ def compare(
     anything starts. Ctrl-C ends it cleanly; what is finished is kept and drawn.
     """
     workload = workload or Workload()
+    if outage == "none":
+        outage = None
     if isinstance(outage, str):
+        if outage not in OUTAGES:
+            raise UsageError(f"There is no outage {outage!r}; choose {', '.join(OUTAGES)}, or none.")
         length = workload.length
         outage = Outage(outage, at=round(length / 3, 6), lasts=round(length / 6, 6))
     plan = Plan(
         workload=workload,
-        protocols=tuple(protocols),
-        guarantees=tuple(Guarantee.named(name) for name in guarantees),
+        protocols=(protocols,) if isinstance(protocols, str) else tuple(protocols),
+        guarantees=tuple(map(Guarantee.named, [guarantees] if isinstance(guarantees, str) else guarantees)),
         outage=outage,
         repeat=repeat,
         timings=timings or Timings(),

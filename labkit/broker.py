@@ -5,17 +5,21 @@ Ends when it is closed; its parent, a node, closes it when its own standard inpu
 
 import asyncio
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from labkit.errors import TrialError
+from labkit.errors import TrialError, UsageError
 
 START_LIMIT = 4.0
+ANSWER_LIMIT = 2.0
 CONFIG = """
 listen: "127.0.0.1:{port}"
 ports_file_dir: "{folder}"
@@ -34,6 +38,33 @@ def find() -> str:
             "or set LABKIT_NATS to a running server's URL."
         )
     return path
+
+
+def external() -> str | None:
+    """The URL in LABKIT_NATS, once a NATS server has answered there; None where the lab starts its own.
+
+    Raises UsageError when it is no such URL, or nothing answers within ANSWER_LIMIT seconds.
+    """
+    url = os.environ.get("LABKIT_NATS")
+    if not url:
+        return None
+    fix = "give nats://HOST:PORT of a running server, or unset it"
+    try:
+        scheme, host, port = urlsplit(url).scheme, urlsplit(url).hostname, urlsplit(url).port
+    except ValueError:
+        scheme, host, port = "", None, None
+    if scheme != "nats" or not host or not port:
+        raise UsageError(f"LABKIT_NATS is not a NATS server's URL with a port; {fix}.")
+    where = f"{host}:{port}"
+    try:
+        with socket.create_connection((host, port), timeout=ANSWER_LIMIT) as probe:
+            probe.settimeout(ANSWER_LIMIT)
+            greeting = probe.recv(5)
+    except OSError as error:
+        raise UsageError(f"No NATS server answers at {where}, where LABKIT_NATS points ({error}); {fix}.") from None
+    if greeting != b"INFO ":
+        raise UsageError(f"What answers at {where}, where LABKIT_NATS points, is no NATS server; {fix}.")
+    return url
 
 
 class Broker:
@@ -58,7 +89,7 @@ class Broker:
         try:
             async with asyncio.timeout(START_LIMIT):
                 while not (url := _listed(ports)):
-                    self._check_up(log)
+                    self._check_up(log, port)
                     await asyncio.sleep(0.01)
         except TimeoutError:
             problem = f"nats-server did not listen within {START_LIMIT:g} s ({_last_line(log)})."
@@ -69,9 +100,12 @@ class Broker:
             raise
         return url
 
-    def _check_up(self, log: Path) -> None:
-        if self.process.poll() is not None:
-            raise TrialError(f"nats-server ended at once ({_last_line(log)}).")
+    def _check_up(self, log: Path, port: int) -> None:
+        if self.process.poll() is None:
+            return
+        if "address already in use" in (reason := _last_line(log)):
+            raise TrialError(f"Port {port} is in use; choose another, or leave it out to get a free one.")
+        raise TrialError(f"nats-server ended at once ({reason}).")
 
     def check(self) -> None:
         """TrialError when the server is no longer there."""

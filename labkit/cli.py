@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrialError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        place = f" {str(error.filename)!r}" if error.filename else ""
+        print(f"labkit: {error.strerror or error}{place}; make room, or choose another place.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nlabkit: stopped.", file=sys.stderr)
         return 130

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from labkit.broker import Broker
+from labkit.broker import Broker, external
 from labkit.errors import UsageError
 from labkit.event import TOPIC, Event, encode, encode_id
 from labkit.ledger import Ledger
@@ -16,7 +16,7 @@ from labkit.protocols import find
 from labkit.protocols.base import Producer, every, serve_http
 from labkit.protocols.webhook import WebhookProducer
 from labkit.trial import Guarantee, Measure, Trial
-from labkit.workload import Scheduled, Workload
+from labkit.workload import MAX_SIZE, Scheduled, Workload
 
 DEFAULT_TOPIC = "t0"
 
@@ -34,8 +34,8 @@ class LiveRole:
         folder = self._exits.enter_context(tempfile.TemporaryDirectory(prefix="labkit-live-"))
         ledger = Ledger(Path(folder) / "live.ledger")
         self._exits.callback(ledger.close)
-        broker_url = None
-        if row.brokered:
+        broker_url = external() if row.brokered else None
+        if row.brokered and broker_url is None:
             self._broker = Broker()
             self._exits.callback(self._broker.close)
             broker_url = await self._broker.open(port)
@@ -66,7 +66,12 @@ class LiveRole:
         if not TOPIC.fullmatch(topic):
             raise UsageError(f"The topic is {topic!r}; use letters, digits, '-', '_' and single dots between them.")
         offset = time.monotonic_ns() - self._started
-        raw = encode(Event(self._sequence, topic, offset, data))
+        try:
+            raw = encode(Event(self._sequence, topic, offset, data))
+        except ValueError as error:
+            raise UsageError(f"The data is not JSON ({error}); publish what JSON can hold.") from None
+        if len(raw) > MAX_SIZE:
+            raise UsageError(f"The event has {len(raw):,} bytes; the limit is {MAX_SIZE:,}: publish less at a time.")
         item = Scheduled(offset, self._sequence, topic, raw)
         # Counted before the first await: two publishers never share a number.
         self._sequence += 1

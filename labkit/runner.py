@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from labkit import broker
 from labkit.errors import TrialError, UsageError
 from labkit.outage import Outage
 from labkit.protocols import PROTOCOLS, find
@@ -34,6 +35,7 @@ LOADS = 4
 """Of these, how many may be in their load at one time."""
 
 TRACE = "trace"
+LOGS = "nodes"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class Plan:
     def __post_init__(self) -> None:
         for name in self.protocols:
             find(name)
-        if not (isinstance(self.repeat, int) and 1 <= self.repeat <= 100):
+        if not self.protocols or not self.guarantees:
+            raise UsageError(f"There is nothing to compare; name a protocol ({', '.join(PROTOCOLS)}) and a guarantee.")
+        if isinstance(self.repeat, bool) or not (isinstance(self.repeat, int) and 1 <= self.repeat <= 100):
             raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to 100.")
 
     def trials(self) -> list[Trial]:
@@ -83,6 +87,8 @@ class Runner:
         schedule = plan.workload.schedule()
         if plan.outage:
             plan.outage.check_within(plan.workload.length)
+        if any(find(name).brokered for name in plan.protocols):
+            broker.external()
         prepare(out)
         self._keep_trace()
         self._manifest: dict[str, Any] = {
@@ -117,8 +123,7 @@ class Runner:
         """Runs every trial; returns the errors by trial. KeyboardInterrupt passes, finished trials kept."""
         started = time.monotonic()
         errors: dict[str, str] = {}
-        logs = self._out / "nodes"
-        logs.mkdir()
+        logs = self._out / LOGS
         self._save_manifest()
         alone = [trial for trial in self._trials if trial.measure is Measure.LATENCY]
         others = [trial for trial in self._trials if trial.measure is not Measure.LATENCY]
@@ -220,7 +225,7 @@ def prepare(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{str(out)!r} already holds something, which is kept as it is; choose another --out.")
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / LOGS).mkdir(parents=True)
     except OSError as error:
         raise UsageError(
             f"The run folder {str(out)!r} cannot be made ({error.strerror}); choose another --out."

@@ -1,5 +1,6 @@
 """`launch`: a live server to poke at, with commands that work when pasted into another terminal."""
 
+import json
 import secrets
 import socket
 import sys
@@ -104,6 +105,7 @@ class Server:
 
     def __init__(self, protocol: str, port: int, rate: float) -> None:
         self.protocol = protocol
+        self._closed = False
         self._folder = tempfile.TemporaryDirectory(prefix="labkit-launch-")
         self._node = Node("live", Path(self._folder.name) / "live.log", threading.Event())
         uid = secrets.token_hex(4)
@@ -119,7 +121,13 @@ class Server:
         self.commands = [*COMMANDS[protocol](place), publish]
 
     def publish(self, data: Any, topic: str = "t0") -> str:
-        """Publishes one event now; returns its id."""
+        """Publishes one event now; returns its id. UsageError for data that JSON cannot hold."""
+        try:
+            json.dumps(data, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"The data is not JSON ({error}); publish what JSON can hold.") from None
+        if self._closed:
+            raise UsageError("This server has ended; launch another one.")
         event_id: str = self._node.ask("publish", data=data, topic=topic)
         return event_id
 
@@ -129,6 +137,7 @@ class Server:
 
     def close(self) -> None:
         """Ends the server's process and all that it started."""
+        self._closed = True
         self._node.close()
         self._folder.cleanup()
 

@@ -49,7 +49,8 @@ def load(path: Path) -> list[Entry]:
     Raises UsageError naming the line, the value and the fix.
     """
     if not path.is_file():
-        raise UsageError(f"The trace {str(path)!r} does not exist; give the path of a .jsonl or .csv file.")
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise UsageError(f"The trace {str(path)!r} {problem}; give the path of a .jsonl or .csv file.")
     readers = {".jsonl": _jsonl, ".csv": _csv}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -193,7 +194,7 @@ def _seconds(path: Path, line: int, row: dict[str, Any]) -> float:
 def _topic(path: Path, line: int, row: dict[str, Any]) -> str:
     topic = str(row.get("type") or DEFAULT_TOPIC)
     if not TOPIC.fullmatch(topic) or len(topic) > 100:
-        fix = "use at most 100 letters, digits, '-', '_' and single dots between them"
+        fix = "use at most 100 ASCII letters, digits, '-', '_' and single dots between them"
         raise UsageError(f"Line {line} of {path.name!r} has the type {topic!r}; {fix}.")
     return topic
 

@@ -1,14 +1,15 @@
 import asyncio
 import re
 import socket
+import threading
 from pathlib import Path
 
 import nats
 import psutil
 import pytest
 
-from labkit.broker import Broker, find
-from labkit.errors import TrialError
+from labkit.broker import Broker, external, find
+from labkit.errors import TrialError, UsageError
 
 
 def gone(store):
@@ -78,7 +79,7 @@ def test_a_port_in_use_is_quoted_within_the_start_limit_and_leaves_no_process():
             port = taken.getsockname()[1]
             broker = Broker()
             async with asyncio.timeout(5):
-                with pytest.raises(TrialError, match=rf"nats-server .*{port}.*address already in use"):
+                with pytest.raises(TrialError, match=rf"^Port {port} is in use; choose another"):
                     await broker.open(port)
             assert broker.process.poll() is not None
             assert gone(broker.process.args[-1].rpartition("/")[0])
@@ -115,3 +116,48 @@ def test_one_that_was_killed_is_found_missing():
             broker.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("garbage", "is not a NATS server's URL"),
+        ("nats://x:99999", "is not a NATS server's URL"),
+        ("http://127.0.0.1:4222", "is not a NATS server's URL"),
+        ("nats://127.0.0.1:1", "No NATS server answers at 127.0.0.1:1"),
+    ],
+)
+def test_a_labkit_nats_that_leads_nowhere_is_said_at_once(monkeypatch, url, said):
+    monkeypatch.setenv("LABKIT_NATS", url)
+    with pytest.raises(UsageError, match=said):
+        external()
+
+
+def test_a_labkit_nats_that_leads_to_another_kind_of_server_is_said_at_once(monkeypatch):
+    def greet(server):
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("LABKIT_NATS", f"nats://127.0.0.1:{server.getsockname()[1]}")
+        other = threading.Thread(target=greet, args=(server,))
+        other.start()
+        with pytest.raises(UsageError, match="is no NATS server"):
+            external()
+        other.join()
+
+
+def test_a_labkit_nats_that_answers_is_taken_and_none_is_none(monkeypatch):
+    async def scenario():
+        broker = Broker()
+        try:
+            url = await broker.open()
+            monkeypatch.setenv("LABKIT_NATS", url)
+            assert await asyncio.to_thread(external) == url
+        finally:
+            broker.close()
+
+    asyncio.run(scenario())
+    monkeypatch.delenv("LABKIT_NATS")
+    assert external() is None

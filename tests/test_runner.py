@@ -1,7 +1,9 @@
+import contextlib
 import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -208,8 +210,39 @@ def test_a_trial_of_polling_is_not_over_before_every_subscriber_has_polled_again
     assert list(rows["verdict"]) == ["complete"] * 6
 
 
-def test_one_protocol_that_fails_is_reported_and_the_others_are_kept(tmp_path, monkeypatch, closed_port):
+@pytest.fixture
+def mute_broker():
+    """The port of a server that greets as NATS does, and never says another word."""
+    stop = threading.Event()
+
+    def serve(server):
+        open_ones = []
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                open_ones.append(server.accept()[0])
+                open_ones[-1].sendall(b'INFO {"server_id":"mute","version":"2.11.0","max_payload":1048576}\r\n')
+        for connection in open_ones:
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        yield server.getsockname()[1]
+        stop.set()
+        thread.join()
+
+
+def test_a_broker_that_does_not_answer_is_said_before_anything_starts(tmp_path, monkeypatch, closed_port):
     monkeypatch.setenv("LABKIT_NATS", f"nats://127.0.0.1:{closed_port}")
+    with pytest.raises(UsageError, match=f"No NATS server answers at 127.0.0.1:{closed_port}"):
+        Runner(Plan(Workload(), ("sse", "pubsub")), tmp_path / "run", [], lambda *_: None)
+    assert not (tmp_path / "run").exists()
+    Runner(Plan(Workload(), ("sse",)), tmp_path / "run", [], lambda *_: None)
+
+
+def test_one_protocol_that_fails_is_reported_and_the_others_are_kept(tmp_path, monkeypatch, mute_broker):
+    monkeypatch.setenv("LABKIT_NATS", f"nats://127.0.0.1:{mute_broker}")
     workload = Workload(rate=50, duration=0.2, subscribers=1)
     plan = Plan(workload, ("sse", "pubsub", "polling"), (Guarantee.AT_LEAST_ONCE,), (Measure.LATENCY,))
     ended, told = [time.monotonic()], {}
@@ -223,7 +256,7 @@ def test_one_protocol_that_fails_is_reported_and_the_others_are_kept(tmp_path, m
     kept = ["latency-polling-at-least-once-1", "latency-sse-at-least-once-1"]
     opened = Run(tmp_path / "run")
     assert opened.errors == errors == {failing: errors[failing]}
-    assert f"127.0.0.1:{closed_port} does not answer" in errors[failing]
+    assert f"127.0.0.1:{mute_broker} does not answer" in errors[failing]
     error, seconds = told[failing]
     assert error == errors[failing]
     # Four seconds in which the broker might answer, and the end of the nodes.

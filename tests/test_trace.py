@@ -269,7 +269,8 @@ def test_a_file_of_another_kind_is_refused(log, name):
 def test_a_missing_file_is_named(tmp_path, name):
     (tmp_path / "folder.jsonl").mkdir()
     path = tmp_path / name
-    assert f"{str(path)!r} does not exist" in sentence(load, path)
+    problem = "is not a file" if path.is_dir() else "does not exist"
+    assert f"{str(path)!r} {problem}" in sentence(load, path)
 
 
 @SOME

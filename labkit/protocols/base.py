@@ -199,6 +199,7 @@ class Audience(Generic[Stream]):
     def add(self, topic: str | None, stream: Stream) -> None:
         """Adds a stream; from now on it is among the `wanting` of its topic."""
         self._groups.setdefault(topic, set()).add(stream)
+        self._sent[topic] = monotonic()
 
     def discard(self, topic: str | None, stream: Stream) -> None:
         """Removes a stream, if it is there."""

@@ -159,7 +159,7 @@ class SseProducer(Producer):
                 await stream.write(block)
 
     async def _heartbeat(self) -> None:
-        await self._write(self._audience.idle(self.timings.heartbeat / 2), HEARTBEAT)
+        await self._write(self._audience.idle(self.timings.heartbeat), HEARTBEAT)
 
     async def drain(self) -> None:
         while any(transport.get_write_buffer_size() > DRAINED for transport in self._transports.values()):

@@ -89,7 +89,7 @@ class WebSocketProducer(Producer):
             if not await _alive(connection, self.timings.heartbeat):
                 connection.transport.abort()
 
-        await asyncio.gather(*map(check, self._audience.idle(self.timings.heartbeat / 2)))
+        await asyncio.gather(*map(check, self._audience.idle(self.timings.heartbeat)))
 
     async def _hang_up(self) -> None:
         for connection in self._audience:
