@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from labkit.api import compare as compare
     from labkit.errors import TrialError as TrialError
     from labkit.errors import UsageError as UsageError
+    from labkit.outage import Conditions as Conditions
     from labkit.outage import Outage as Outage
     from labkit.results import Run as Run
     from labkit.server import launch as launch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "compare": "labkit.api",
+    "Conditions": "labkit.outage",
     "launch": "labkit.server",
     "Guarantee": "labkit.trial",
     "Outage": "labkit.outage",

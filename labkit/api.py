@@ -9,20 +9,24 @@ from tqdm.auto import tqdm
 
 from labkit import charts
 from labkit.errors import UsageError
-from labkit.outage import OUTAGES, Outage
+from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
-from labkit.runner import Plan, Runner
+from labkit.runner import OUT_OF_THE_BOX, Plan, Runner, unmet
 from labkit.trial import Guarantee, Timings
 from labkit.workload import Workload
+
+ALL, NONE = "all", "none"
+"""What may be said instead of a kind of outage."""
 
 
 def compare(
     workload: Workload | None = None,
     *,
     protocols: str | Iterable[str] = tuple(PROTOCOLS),
-    guarantees: str | Iterable[str] = tuple(Guarantee),
+    guarantees: str | Iterable[str] | None = None,
     outage: Outage | str | None = "reset",
+    conditions: Conditions | None = None,
     repeat: int = 1,
     timings: Timings | None = None,
     out: Path | str | None = None,
@@ -30,26 +34,25 @@ def compare(
 ) -> Run:
     """Drives one workload through protocols and guarantees; returns the run with its frames and charts.
 
-    outage: an Outage, or a kind, which then begins after a third of the load and lasts a sixth of it; None for
-    no outage trials. out: the run folder, new or empty; a temporary one when left out.
+    guarantees: those out of the box, at-most-once and at-least-once, when left out. outage: an Outage, or a kind, which
+    then begins after a third of the load and lasts a sixth of it; "all" for every kind that a protocol can meet, with
+    all guarantees when none are named; None for no outage trials. conditions: what the link does to traffic while it
+    works; with any, all trials go through it. out: the run folder, new or empty; a temporary one when left out.
     A trial that fails is left out of the frames and named in `run.errors`. Raises UsageError for bad input, before
     anything starts. Ctrl-C ends it cleanly; what is finished is kept and drawn.
     """
     workload = workload or Workload()
-    if outage == "none":
-        outage = None
-    if isinstance(outage, str):
-        if outage not in OUTAGES:
-            raise UsageError(f"There is no outage {outage!r}; choose {', '.join(OUTAGES)}, or none.")
-        length = workload.length
-        outage = Outage(outage, at=round(length / 3, 6), lasts=round(length / 6, 6))
+    if guarantees is None:
+        guarantees = tuple(Guarantee) if outage == ALL else OUT_OF_THE_BOX
+    names = (protocols,) if isinstance(protocols, str) else tuple(protocols)
     plan = Plan(
         workload=workload,
-        protocols=(protocols,) if isinstance(protocols, str) else tuple(protocols),
+        protocols=names,
         guarantees=tuple(map(Guarantee.named, [guarantees] if isinstance(guarantees, str) else guarantees)),
-        outage=outage,
+        outages=_outages(outage, workload, names),
         repeat=repeat,
         timings=timings or Timings(),
+        conditions=conditions or Conditions(),
     )
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="labkit-"))
     runner = Runner(plan, folder, list(argv), lambda *_: _advance(progress))
@@ -60,6 +63,21 @@ def compare(
             _finish(folder)
             raise
     return _finish(folder)
+
+
+def _outages(wanted: Outage | str | None, workload: Workload, protocols: tuple[str, ...]) -> tuple[Outage, ...]:
+    if wanted is None or wanted == NONE:
+        return ()
+    if isinstance(wanted, Outage):
+        return (wanted,)
+    if wanted not in (ALL, *OUTAGES):
+        raise UsageError(f"There is no outage {wanted!r}; choose {', '.join(OUTAGES)}, {ALL}, or {NONE}.")
+    length = workload.length
+    kinds = OUTAGES if wanted == ALL else [wanted]
+    outages = [Outage(kind, at=round(length / 3, 6), lasts=round(length / 6, 6)) for kind in kinds]
+    if wanted == ALL:
+        outages = [outage for outage in outages if any(unmet(name, outage) is None for name in protocols)]
+    return tuple(outages)
 
 
 def _advance(progress: "tqdm[Any]") -> None:

@@ -13,12 +13,16 @@ from labkit.ledger import EVERYONE, NO_SEQUENCE, Kind
 
 Records = NDArray[np.void]
 
+NEVER = np.iinfo(np.int64).max
+SIGNS = (Kind.DISCONNECTED, Kind.FAILED, Kind.REJECTED, Kind.GAP, Kind.OVERFLOWED)
+"""What a side writes down when it notices that something is wrong."""
+
 
 class Fate(IntEnum):
     """What became of one owed delivery."""
 
     ON_TIME = 0
-    LATE = 1  # due before the link healed, and arrived only afterwards
+    LATE = 1  # due before an outage ended, and arrived only afterwards
     REJECTED = 2  # lost, and the producer was told
     GAP_SEEN = 3  # lost, and the consumer was told, or knew that it was cut off
     SILENT = 4  # lost, and nobody could know
@@ -40,23 +44,49 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What was agreed on in a trial, as far as it takes more than the ledgers to judge it.
+
+    owes: the producer's record from which on an event is owed: `SENT`, or `ACCEPTED` by a durable log.
+    struck: how many subscribers, the first ones, the outage strikes; None for all. producer_ends: whether it ends the
+    producer, which then offers nothing. latest_only: a later event stands for all before it, so that a subscriber who
+    got one has the others superseded.
+    """
+
+    owes: Kind = Kind.SENT
+    struck: int | None = None
+    producer_ends: bool = False
+    latest_only: bool = False
+
+
+PLAIN = Terms()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What the ledgers say. Matrices are subscribers x events.
 
-    owed: the delivery was due. arrived_ns: first good arrival, 0 where there was none. fate: a `Fate`,
-    meaningful where owed. lateness_ns: the producer's own, one value for each event it sent.
-    noticed_ns, recovered_ns: after the cut and after the heal, None without an outage or where nobody noticed.
+    owed: the delivery was due. arrived_ns: first good arrival, 0 where there was none. copies: good arrivals beyond
+    the first. fate: a `Fate`, meaningful where owed. unexplained: lost deliveries that no outage accounts for.
+    lateness_ns: the producer's own, one value for each event it sent. overflowed: how often a subscriber was too slow
+    for its bounded queue. windows: begin and end of each outage, ns; the end is None where nothing healed it.
+    noticed_ns and its two sides, recovered_ns: after the first cut and the last heal, None without an outage or where
+    nobody noticed.
     """
 
     owed: NDArray[np.bool_]
     arrived_ns: NDArray[np.int64]
+    copies: NDArray[np.int64]
     fate: NDArray[np.int8]
+    unexplained: NDArray[np.bool_]
     lateness_ns: NDArray[np.int64]
-    duplicated: int
     reordered: int
     unexpected: int
     corrupt: int
-    noticed_ns: int | None
+    overflowed: int
+    windows: list[tuple[int, int | None]]
+    noticed_producer_ns: int | None
+    noticed_consumer_ns: int | None
     recovered_ns: int | None
     verdict: str
 
@@ -74,46 +104,73 @@ class Outcome:
         """Owed deliveries that did not."""
         return self.count(Fate.REJECTED, Fate.GAP_SEEN, Fate.SILENT)
 
+    @property
+    def duplicated(self) -> int:
+        """Good arrivals beyond the first of their delivery."""
+        return int(self.copies.sum())
 
-def audit(offer: Offer, producer: Records, consumer: Records, link: Records, drained: bool) -> Outcome:
-    """Judges one trial.
+    @property
+    def noticed_ns(self) -> int | None:
+        """From the first cut to the first sign on either side."""
+        signs = [sign for sign in (self.noticed_producer_ns, self.noticed_consumer_ns) if sign is not None]
+        return min(signs, default=None)
 
-    Owed is every wanted event that the producer says it offered. An arrival counts when its bytes are right
+
+def audit(
+    offer: Offer,
+    producer: Records,
+    consumer: Records,
+    outages: Records,
+    drained: bool,
+    terms: Terms = PLAIN,
+) -> Outcome:
+    """Judges one trial. `outages` holds the records of whoever broke things, the link's among them.
+
+    Owed is every wanted event that the producer says it sent, or accepted. An arrival counts when its bytes are right
     (CRC-32) and it was wanted. Lost deliveries are `REJECTED` where the producer recorded so, else `GAP_SEEN` where a
     gap signal covers them or they were due between the last arrival before a disconnection and the reconnection.
     """
     sent = producer[(producer["kind"] == Kind.SENT) & _in_load(producer, offer)]
     events = sent["sequence"].astype(np.int64) - offer.first
-    offered = np.zeros(len(offer.due_ns), bool)
-    offered[events] = True
-    owed = offer.wanted & offered
+    offered = _events(producer, offer, Kind.SENT)
+    owed = offer.wanted & _events(producer, offer, terms.owes)
 
     arrivals = consumer[np.isin(consumer["kind"], (Kind.RECEIVED, Kind.REPEATED)) & (_of_load(consumer, offer))]
-    good, corrupt, unexpected = _sort(arrivals, offer, owed)
-    arrived, duplicated, reordered = _first_arrivals(arrivals[good], offer, owed.shape)
+    good, corrupt, unexpected = _sort(arrivals, offer, offer.wanted & offered)
+    arrived, copies, reordered = _first_arrivals(arrivals[good], offer, owed.shape)
+    # What a durable log had not yet accepted when its producer ended may arrive all the same, and is then delivered.
+    owed = owed | (arrived > 0)
 
-    cut, healed = _window(link)
+    windows = _windows(outages)
     fate = np.full(owed.shape, Fate.SILENT, np.int8)
     fate[_gaps(consumer, offer, arrived)] = Fate.GAP_SEEN
     fate[_rejections(producer, offer, owed.shape)] = Fate.REJECTED
     fate[arrived > 0] = Fate.ON_TIME
-    if healed is not None:
-        fate[(arrived >= healed) & (offer.due_ns < healed)] = Fate.LATE
+    for _, healed in windows:
+        if healed is not None:
+            fate[(arrived >= healed) & (offer.due_ns < healed)] = Fate.LATE
 
-    complete = len(np.unique(events)) == len(offer.due_ns)
-    lost = bool((owed & (arrived == 0)).any())
+    lost = owed & (arrived == 0)
+    unoffered = ~offered
+    if terms.producer_ends:
+        unoffered &= ~_absent(offer, sent, windows)
+    begins = windows[0][0] if windows else None
     return Outcome(
         owed=owed,
-        arrived_ns=np.where(owed, arrived, 0),
+        arrived_ns=arrived,
+        copies=copies,
         fate=fate,
+        unexplained=lost & ~_explained(offer, arrived, windows, terms),
         lateness_ns=sent["time_ns"] - offer.due_ns[events],
-        duplicated=duplicated,
         reordered=reordered,
         unexpected=unexpected,
         corrupt=corrupt,
-        noticed_ns=_noticed(producer, consumer, cut),
-        recovered_ns=_recovered(offer, arrived, owed, healed),
-        verdict="inconclusive" if not drained or not complete else "lossy" if lost else "complete",
+        overflowed=int((producer["kind"] == Kind.OVERFLOWED).sum()),
+        windows=windows,
+        noticed_producer_ns=_noticed(producer, begins),
+        noticed_consumer_ns=_noticed(consumer, begins),
+        recovered_ns=_recovered(offer, arrived, owed, windows[-1][1] if windows else None),
+        verdict="inconclusive" if not drained or unoffered.any() else "lossy" if lost.any() else "complete",
     )
 
 
@@ -127,6 +184,24 @@ def _of_load(records: Records, offer: Offer) -> NDArray[np.bool_]:
     return records["sequence"] >= offer.first
 
 
+def _events(producer: Records, offer: Offer, kind: Kind) -> NDArray[np.bool_]:
+    """Which events of the load the producer has a record of this kind of."""
+    found = np.zeros(len(offer.due_ns), bool)
+    mine = producer[(producer["kind"] == kind) & _in_load(producer, offer)]
+    found[mine["sequence"].astype(np.int64) - offer.first] = True
+    return found
+
+
+def _absent(offer: Offer, sent: Records, windows: list[tuple[int, int | None]]) -> NDArray[np.bool_]:
+    """Events that were due while no producer was there: from the last one sent before its end to the first after."""
+    cells = np.zeros(len(offer.due_ns), bool)
+    for begin, end in windows:
+        before = sent["sequence"][sent["time_ns"] <= begin].astype(np.int64) - offer.first
+        last = before.max() if len(before) else -1
+        cells |= (np.arange(len(cells)) > last) & (offer.due_ns <= (NEVER if end is None else end))
+    return cells
+
+
 def _sort(arrivals: Records, offer: Offer, owed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, int]:
     """Which arrivals are good; how many are corrupt; how many are sound, but nobody's due."""
     known = _in_load(arrivals, offer) & (arrivals["subscriber"] < owed.shape[0])
@@ -138,12 +213,15 @@ def _sort(arrivals: Records, offer: Offer, owed: NDArray[np.bool_]) -> tuple[NDA
     return good, int(malformed.sum()), int((~malformed & ~good).sum())
 
 
-def _first_arrivals(arrivals: Records, offer: Offer, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], int, int]:
-    """First arrival times (0: none), copies beyond the first, and first arrivals that a later event had overtaken."""
-    arrived = np.zeros(shape, np.int64)
+def _first_arrivals(
+    arrivals: Records, offer: Offer, shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """First arrival times (0: none), arrivals beyond the first, and first arrivals that a later event had overtaken."""
+    arrived, copies = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     cells = arrivals["subscriber"].astype(np.int64) * shape[1] + arrivals["sequence"].astype(np.int64) - offer.first
-    _, first = np.unique(cells, return_index=True)
-    arrived.ravel()[cells[first]] = arrivals["time_ns"][first]
+    unique, first, times = np.unique(cells, return_index=True, return_counts=True)
+    arrived.ravel()[unique] = arrivals["time_ns"][first]
+    copies.ravel()[unique] = times - 1
     firsts = arrivals[np.sort(first)]
     by_subscriber = firsts[np.argsort(firsts["subscriber"], kind="stable")]
     _, starts = np.unique(by_subscriber["subscriber"], return_index=True)
@@ -151,12 +229,36 @@ def _first_arrivals(arrivals: Records, offer: Offer, shape: tuple[int, ...]) -> 
     for numbers in np.split(by_subscriber["sequence"], starts[1:]):
         if len(numbers):
             reordered += int((numbers < np.maximum.accumulate(numbers)).sum())
-    return arrived, len(arrivals) - len(first), reordered
+    return arrived, copies, reordered
 
 
-def _window(link: Records) -> tuple[int | None, int | None]:
-    cut, healed = link["time_ns"][link["kind"] == Kind.CUT], link["time_ns"][link["kind"] == Kind.HEALED]
-    return (int(cut[0]) if len(cut) else None), (int(healed[-1]) if len(healed) else None)
+def _windows(outages: Records) -> list[tuple[int, int | None]]:
+    """Begin and end of each outage, in order."""
+    cuts, heals = (np.sort(outages["time_ns"][outages["kind"] == kind]) for kind in (Kind.CUT, Kind.HEALED))
+    return [(int(cut), int(heals[number]) if number < len(heals) else None) for number, cut in enumerate(cuts)]
+
+
+def _explained(
+    offer: Offer, arrived: NDArray[np.int64], windows: list[tuple[int, int | None]], terms: Terms
+) -> NDArray[np.bool_]:
+    """Cells that an outage accounts for, or that a later event stands for.
+
+    For a struck subscriber an outage reaches from the last event that had arrived before it, as what follows may have
+    been under way, to the first that was due after its end and arrived: only that shows it to be over.
+    """
+    cells, numbers = np.zeros(arrived.shape, bool), np.arange(arrived.shape[1])
+    for subscriber, row in enumerate(arrived):
+        got = np.flatnonzero(row)
+        if terms.latest_only and len(got):
+            cells[subscriber, : got.max()] = True
+        if terms.struck is not None and subscriber >= terms.struck:
+            continue
+        for begin, end in windows:
+            before = got[row[got] < begin]
+            after = got[offer.due_ns[got] >= (NEVER if end is None else end)]
+            since, until = before.max(initial=-1), after.min(initial=len(numbers))
+            cells[subscriber, (numbers > since) & (numbers < until)] = True
+    return cells
 
 
 def _rejections(producer: Records, offer: Offer, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -185,7 +287,7 @@ def _gaps(consumer: Records, offer: Offer, arrived: NDArray[np.int64]) -> NDArra
         for down in mine["time_ns"][mine["kind"] == Kind.DISCONNECTED]:
             before, later = receipts[receipts < down], ups[ups > down]
             since = int(before[-1]) if len(before) else 0
-            until = int(later[0]) if len(later) else np.iinfo(np.int64).max
+            until = int(later[0]) if len(later) else NEVER
             # An event that was due just before the last arrival may have been in flight behind it.
             cells[subscriber, (offer.due_ns <= until) & _after_last(offer, arrived[subscriber], since)] = True
     return cells
@@ -197,17 +299,13 @@ def _after_last(offer: Offer, arrived: NDArray[np.int64], since: int) -> NDArray
     return np.arange(len(offer.due_ns)) > (seen.max() if len(seen) else -1)
 
 
-def _noticed(producer: Records, consumer: Records, cut: int | None) -> int | None:
-    """From the cut to the first sign on either side."""
-    if cut is None:
+def _noticed(records: Records, begins: int | None) -> int | None:
+    """From the first cut to this side's first sign of it."""
+    if begins is None:
         return None
-    signs = [
-        records["time_ns"][np.isin(records["kind"], (Kind.DISCONNECTED, Kind.FAILED, Kind.REJECTED, Kind.GAP))]
-        for records in (producer, consumer)
-    ]
-    after = np.concatenate(signs)
-    after = after[after >= cut]
-    return int(after.min()) - cut if len(after) else None
+    signs = records["time_ns"][np.isin(records["kind"], SIGNS)]
+    after = signs[signs >= begins]
+    return int(after.min()) - begins if len(after) else None
 
 
 def _recovered(offer: Offer, arrived: NDArray[np.int64], owed: NDArray[np.bool_], healed: int | None) -> int | None:
@@ -216,8 +314,7 @@ def _recovered(offer: Offer, arrived: NDArray[np.int64], owed: NDArray[np.bool_]
         return None
     past = owed & (offer.due_ns < healed) & (arrived >= healed)
     new = owed & (offer.due_ns >= healed) & (arrived > 0)
-    never = np.iinfo(np.int64).max
     caught_up = np.where(past, arrived, healed).max(axis=1, initial=healed)
-    alive = np.where(new, arrived, never).min(axis=1, initial=never)
+    alive = np.where(new, arrived, NEVER).min(axis=1, initial=NEVER)
     last = int(np.maximum(caught_up, alive).max())
-    return last - healed if last < never else None
+    return last - healed if last < NEVER else None

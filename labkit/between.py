@@ -1,15 +1,16 @@
 """What stands between the parties of a trial, as roles of a node: the link and the broker."""
 
-import asyncio
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from labkit.broker import Broker
-from labkit.ledger import Ledger
+import psutil
+
+from labkit.broker import DEFAULT_SYNC, Broker
+from labkit.ledger import Kind, Ledger
 from labkit.link import Link
+from labkit.outage import Conditions
 from labkit.usage import Usage
 
 
@@ -20,23 +21,40 @@ class LinkRole:
         self._exits = ExitStack()
         self._usage = Usage()
 
-    async def open(self, ledger: str) -> None:
+    async def open(self, ledger: str, conditions: dict[str, float], seed: int) -> None:
         self._ledger = Ledger(Path(ledger))
         self._exits.callback(self._ledger.close)
-        self._link = Link(self._ledger)
+        self._link = Link(self._ledger, Conditions(**conditions), seed)
         self._exits.callback(self._link.close)
 
-    async def route(self, target: str, consumer_dials: bool) -> str:
-        return await self._link.route(target, consumer_dials)
+    async def route(self, target: str, consumer_dials: bool, spared: bool = False) -> str:
+        return await self._link.route(target, consumer_dials, spared)
 
-    async def plan(self, kind: str, cut_ns: int, heal_ns: int) -> None:
-        """Cuts and heals at these times of the monotonic clock."""
-        self._at(cut_ns, lambda: self._link.cut(kind))
-        self._at(heal_ns, self._link.heal)
+    async def retarget(self, old: str, new: str) -> None:
+        self._link.retarget(old, new)
 
-    def _at(self, when_ns: int, act: Callable[[], None]) -> None:
-        loop = asyncio.get_running_loop()
-        self._exits.callback(loop.call_later(max(0, when_ns - time.monotonic_ns()) / 1e9, act).cancel)
+    async def cut(self, kind: str) -> None:
+        await self._link.cut(kind)
+
+    async def heal(self) -> None:
+        await self._link.heal()
+
+    async def freeze(self, pid: int) -> None:
+        """Stops a process; should the trial end before it is thawed, it goes on with the end of this node."""
+        frozen = psutil.Process(pid)
+        self._ledger.write(Kind.CUT)
+        self._frozen = self._exits.enter_context(ExitStack())
+        self._frozen.callback(frozen.resume)
+        frozen.suspend()
+
+    async def thaw(self) -> None:
+        """Lets it go on."""
+        self._ledger.write(Kind.HEALED)
+        self._frozen.close()
+
+    async def note(self, kind: int) -> None:
+        """Writes down an outage that somebody else brings about."""
+        self._ledger.write(kind)
 
     async def load(self, start_ns: int) -> None:
         self._usage.start()
@@ -56,25 +74,42 @@ class BrokerRole:
     """The keeper of a nats-server, which would not notice by itself that its parent is gone."""
 
     def __init__(self) -> None:
-        self._broker = Broker()
         self._usage: Usage | None = None
+        self._up = False
 
-    async def open(self, port: int = 0) -> dict[str, Any]:
+    async def open(self, port: int = 0, sync: str = DEFAULT_SYNC) -> dict[str, Any]:
+        self._broker = Broker(sync)
+        return await self._start(port)
+
+    async def _start(self, port: int) -> dict[str, Any]:
         url = await self._broker.open(port)
-        self._usage = Usage(self._broker.process.pid)
+        self._port = urlsplit(url).port or 0
+        self._usage, self._up = Usage(self._broker.process.pid), True
         return {"url": url, "pid": self._broker.process.pid}
+
+    async def kill(self) -> None:
+        """Kills the server; the trial knows of it."""
+        self._up = False
+        self._broker.kill()
+
+    async def restart(self) -> dict[str, Any]:
+        """A new server in its place, on the same port and store."""
+        return await self._start(self._port)
 
     async def load(self, start_ns: int) -> None:
         if self._usage:
             self._usage.start()
 
     async def status(self) -> None:
-        self._broker.check()
+        if self._up:
+            self._broker.check()
 
     async def close(self) -> dict[str, float]:
+        """CPU, memory, and how many slow consumers the server has cut off."""
         try:
-            if self._usage:
-                self._broker.check()
-            return self._usage.to_json() if self._usage else {}
+            if not self._usage or not self._up:
+                return {}
+            self._broker.check()
+            return {**self._usage.to_json(), "slow_consumers": self._broker.slow_consumers()}
         finally:
             self._broker.close()

@@ -12,19 +12,25 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from labkit.errors import TrialError, UsageError
+from labkit.trial import UNSENT_LIMIT
 
 START_LIMIT = 4.0
 ANSWER_LIMIT = 2.0
 CONFIG = """
 listen: "127.0.0.1:{port}"
+http: "127.0.0.1:-1"
 ports_file_dir: "{folder}"
-jetstream {{ store_dir: "{folder}" }}
+max_pending: {limit}
+jetstream {{ store_dir: "{folder}", sync_interval: "{sync}" }}
 """
+DEFAULT_SYNC = "2m"
+"""nats-server's own: what it wrote may lie so long in the operating system's memory. `always` syncs each write."""
 
 
 def find() -> str:
@@ -68,27 +74,33 @@ def external() -> str | None:
 
 
 class Broker:
-    """One nats-server process."""
+    """A nats-server process, or one after the other on the same store and port. It cuts off whom it cannot unload.
+
+    sync: after how long JetStream syncs a write to the disk, or `always`.
+    """
 
     process: "subprocess.Popen[bytes]"
 
-    def __init__(self) -> None:
+    def __init__(self, sync: str = DEFAULT_SYNC) -> None:
         self._exits = ExitStack()
+        self._sync = sync
+        self._folder: Path | None = None
+        self._port = 0
+        self._monitor = ""
 
     async def open(self, port: int = 0) -> str:
         """Starts it and waits until it listens; returns its URL. TrialError when it does not come up."""
         program = find()
-        store = tempfile.TemporaryDirectory(prefix="labkit-nats-", ignore_cleanup_errors=True)
-        folder = Path(self._exits.enter_context(store))
+        folder = self._folder = self._folder or self._new_store()
         config = folder / "nats.conf"
-        config.write_text(CONFIG.format(port=port or -1, folder=folder.as_posix()))
+        settings = {"port": port or -1, "folder": folder.as_posix(), "limit": UNSENT_LIMIT, "sync": self._sync}
+        config.write_text(CONFIG.format(**settings))
         log = folder / "nats.log"
         self.process = _start([program, "-c", str(config)], log)
-        self._exits.callback(self._end)
         ports = folder / f"nats-server_{self.process.pid}.ports"
         try:
             async with asyncio.timeout(START_LIMIT):
-                while not (url := _listed(ports)):
+                while not (listed := _listed(ports)):
                     self._check_up(log, port)
                     await asyncio.sleep(0.01)
         except TimeoutError:
@@ -98,7 +110,15 @@ class Broker:
         except TrialError:
             self.close()
             raise
-        return url
+        self._monitor = listed["monitoring"][0]
+        self._port = urlsplit(listed["nats"][0]).port or 0
+        return listed["nats"][0]
+
+    def _new_store(self) -> Path:
+        store = tempfile.TemporaryDirectory(prefix="labkit-nats-", ignore_cleanup_errors=True)
+        folder = Path(self._exits.enter_context(store))
+        self._exits.callback(self._end)
+        return folder
 
     def _check_up(self, log: Path, port: int) -> None:
         if self.process.poll() is None:
@@ -111,6 +131,21 @@ class Broker:
         """TrialError when the server is no longer there."""
         if self.process.poll() is not None:
             raise TrialError(f"nats-server ended in the middle of the trial (exit status {self.process.returncode}).")
+
+    def kill(self) -> None:
+        """Ends the process with SIGKILL; `open` with the same port puts a new one in its place."""
+        self.process.kill()
+        self.process.wait()
+        if sys.platform == "linux":
+            # Bound and never listening: nobody else is given the port meanwhile, and the new server still gets it.
+            claim = self._exits.enter_context(socket.socket())
+            claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            claim.bind(("127.0.0.1", self._port))
+
+    def slow_consumers(self) -> int:
+        """How many connections the server has cut off because their queue was full (its own count)."""
+        with urllib.request.urlopen(f"{self._monitor}/varz", timeout=ANSWER_LIMIT) as answer:
+            return int(json.load(answer)["slow_consumers"])
 
     def close(self) -> None:
         """Ends the server and removes its store."""
@@ -132,11 +167,13 @@ def _start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, stdout=output, stderr=output)
 
 
-def _listed(ports: Path) -> str | None:
+def _listed(ports: Path) -> dict[str, list[str]] | None:
+    """The URLs the server listens at, once it has written all of them down."""
     try:
-        return str(json.loads(ports.read_text())["nats"][0])
+        found = json.loads(ports.read_text())
     except (OSError, ValueError):
         return None
+    return found if "nats" in found and "monitoring" in found else None
 
 
 def _last_line(log: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import TrialError, UsageError
-from labkit.outage import OUTAGES
+from labkit.outage import OUTAGES, Conditions
 from labkit.protocols import PROTOCOLS
 from labkit.trial import Guarantee, Measure, Timings
 from labkit.workload import ARRIVALS, SIZES, Workload
@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", help="drive one workload through the protocols; tables and charts")
     compare.add_argument("--protocol", nargs="+", action="extend", metavar="P", help="all by default")
-    compare.add_argument("--guarantee", nargs="+", action="extend", metavar="G", help="both by default")
+    compare.add_argument(
+        "--guarantee", nargs="+", action="extend", metavar="G", help=f"{', '.join(Guarantee)} (the first two)"
+    )
     compare.add_argument("--rate", type=float, help="events per second (200)")
     compare.add_argument("--size", type=int, help="bytes of an event (256)")
     compare.add_argument("--subscribers", type=int, help="how many (10)")
@@ -64,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--seed", type=int, help="of everything random (1)")
     compare.add_argument("--trace", metavar="FILE", help="replay a .jsonl or .csv event log instead")
     compare.add_argument("--speed", type=float, help="so many times faster than the trace (1)")
-    compare.add_argument("--outage", metavar="KIND", help=f"{', '.join(OUTAGES)}, or none (reset)")
+    compare.add_argument("--outage", metavar="KIND", help=f"{', '.join(OUTAGES)}, all, or none (reset)")
+    compare.add_argument("--delay", type=float, metavar="MS", help="the link takes so long, each way (0)")
+    compare.add_argument("--jitter", type=float, metavar="MS", help="and up to so much longer (0)")
+    compare.add_argument("--bandwidth", type=float, metavar="KB", help="kilobytes it carries a second, each way (all)")
     compare.add_argument("--quick", action="store_true", help="half a second of load: a look, not a measurement")
     compare.add_argument("--repeat", type=int, default=1, help="times over (1)")
     compare.add_argument("--out", type=Path, help="the run folder, new or empty (runs/<time>)")
@@ -102,8 +107,9 @@ def _compare(options: argparse.Namespace, argv: list[str]) -> int:
         run = compare(
             workload,
             protocols=dict.fromkeys(options.protocol or PROTOCOLS),
-            guarantees=dict.fromkeys(options.guarantee or Guarantee),
+            guarantees=dict.fromkeys(options.guarantee) if options.guarantee else None,
             outage=outage,
+            conditions=_conditions(options),
             repeat=options.repeat,
             timings=QUICK_TIMINGS if options.quick else None,
             out=out,
@@ -139,6 +145,12 @@ def _outage(kind: str | None, workload: Workload) -> str | None:
     if kind == "none" or (kind is None and workload.length < 0.1):
         return None
     return kind or "reset"
+
+
+def _conditions(options: argparse.Namespace) -> Conditions:
+    """The link's conditions, from the milliseconds and kilobytes of the command line."""
+    scales = {"delay": 1e-3, "jitter": 1e-3, "bandwidth": 1e3}
+    return Conditions(**{name: (getattr(options, name) or 0) * scale for name, scale in scales.items()})
 
 
 def _launch(options: argparse.Namespace, argv: list[str]) -> int:

@@ -41,10 +41,12 @@ class Kind(IntEnum):
     DISCONNECTED = 8  # either side: this subscriber's connection is lost
     UP = 9  # link: bytes relayed from consumer to producer
     DOWN = 10  # link: bytes relayed from producer to consumer
-    CUT = 11  # link: the outage begins
-    HEALED = 12  # link: the outage ends
+    CUT = 11  # link, or the walk: the outage begins
+    HEALED = 12  # likewise: the outage ends
     KERNEL_UP = 13  # link: the kernel's own count of what came from the consumer's side
     KERNEL_DOWN = 14  # link: the kernel's own count of what came from the producer's side
+    ACCEPTED = 15  # producer: the event is in a durable log; bytes
+    OVERFLOWED = 16  # producer: a subscriber too slow for its bounded queue was cut off, or missed this delivery
 
 
 _RECEIVED = int(Kind.RECEIVED)
@@ -57,6 +59,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = path.open("x+b")
         self._size = 0
         self._map = self._grow()

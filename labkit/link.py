@@ -1,18 +1,30 @@
-"""The link: a TCP relay between two sides that counts every byte, and cuts and heals on command.
+"""The link: a TCP relay between two sides that counts every byte, delays, and cuts and heals on command.
 
 Promises that what it does not cut arrives unchanged and in order; every chunk is in the ledger before it goes on.
 It knows nothing of protocols, and nothing of why it is told to cut.
 """
 
 import asyncio
+import random
 import socket
 import struct
+import sys
+from collections import deque
+from collections.abc import Iterator
+from time import monotonic
 from typing import cast
 from urllib.parse import urlsplit
 
 from labkit.ledger import Kind, Ledger
+from labkit.outage import Conditions
 
 HOST = "127.0.0.1"
+UNDER_WAY = 4 * 1024 * 1024
+"""Bytes that may be under way in one direction of a slow connection before its sender has to wait."""
+
+LAST_PART = 100
+"""An interrupted message lacks so many bytes at its end, or half of it when it is short: fewer than any event has."""
+
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)
 _BYTES_RECEIVED = slice(128, 136)
 """tcpi_bytes_received in Linux's struct tcp_info."""
@@ -21,49 +33,125 @@ _BYTES_RECEIVED = slice(128, 136)
 class Link:
     """Listens for one side and forwards to the other; as many routes as are asked for."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._servers: list[asyncio.Server] = []
-        self._sides: set[_Side] = set()
-        self.outage: str | None = None
+    def __init__(self, ledger: Ledger, conditions: Conditions | None = None, seed: int = 0) -> None:
+        self.ledger = ledger
+        self.conditions = conditions or Conditions()
+        self._rng = random.Random(seed)
+        self._free = {Kind.UP: 0.0, Kind.DOWN: 0.0}
+        self._routes: list[_Route] = []
 
-    async def route(self, target: str, consumer_dials: bool) -> str:
-        """Opens a way to the target's host and port; returns the target's URL with the link in its place."""
+    async def route(self, target: str, consumer_dials: bool, spared: bool = False) -> str:
+        """Opens a way to the target's host and port; returns the target's URL with the link in its place.
+
+        A spared route is never cut.
+        """
+        route = _Route(self, target, consumer_dials, spared)
+        self._routes.append(route)
+        await route.listen()
         parts = urlsplit(target)
-        upstream = (parts.hostname or HOST, parts.port or 0)
-        kinds = (Kind.UP, Kind.DOWN) if consumer_dials else (Kind.DOWN, Kind.UP)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Side(self, kinds[0], upstream, kinds[1]), HOST, 0)
-        self._servers.append(server)
         login = parts.netloc.rpartition("@")[0]
-        port = server.sockets[0].getsockname()[1]
-        return parts._replace(netloc=f"{login}@{HOST}:{port}" if login else f"{HOST}:{port}").geturl()
+        return parts._replace(netloc=f"{login}@{HOST}:{route.port}" if login else f"{HOST}:{route.port}").geturl()
 
-    def cut(self, kind: str) -> None:
-        """Begins an outage of this kind (a row of OUTAGES)."""
-        self._ledger.write(Kind.CUT)
-        self.outage = kind
-        for side in list(self._sides):
-            side.suffer(kind)
+    def retarget(self, old: str, new: str) -> None:
+        """What was on its way to the old target's host and port goes to the new one's from the next connection on."""
+        for route in self._routes:
+            if route.upstream == _address(old):
+                route.upstream = _address(new)
 
-    def heal(self) -> None:
+    async def cut(self, kind: str) -> None:
+        """Begins an outage of this kind (a row of OUTAGES that strikes the link)."""
+        self.ledger.write(Kind.CUT)
+        for route in self._routes:
+            route.cut(kind)
+
+    async def heal(self) -> None:
         """Ends the outage."""
-        self.outage = None
-        self._ledger.write(Kind.HEALED)
-        for side in list(self._sides):
-            side.resume()
+        self.ledger.write(Kind.HEALED)
+        for route in self._routes:
+            await route.heal()
+
+    def crosses(self, kind: Kind, size: int) -> float:
+        """When so many bytes that set out now in this direction will have crossed (loop-independent monotonic s)."""
+        begins = max(monotonic(), self._free[kind])
+        width = self.conditions.bandwidth
+        self._free[kind] = begins + size / width if width else begins
+        return self._free[kind] + self.conditions.delay + self._rng.uniform(0, self.conditions.jitter)
 
     def count(self) -> None:
         """Records the kernel's own counts of the connections that are open."""
-        for side in self._sides:
-            side.count_kernel()
+        for route in self._routes:
+            for side in route.sides:
+                side.count_kernel()
 
     def close(self) -> None:
         """Ends every connection."""
-        for server in self._servers:
-            server.close()
-        for side in list(self._sides):
+        for route in self._routes:
+            route.close()
+
+
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or HOST, parts.port or 0
+
+
+class _Route:
+    """One listener and where it leads."""
+
+    def __init__(self, link: Link, target: str, consumer_dials: bool, spared: bool) -> None:
+        self.link, self.upstream, self._spared = link, _address(target), spared
+        self.asks, self.answers = (Kind.UP, Kind.DOWN) if consumer_dials else (Kind.DOWN, Kind.UP)
+        self.sides: set[_Side] = set()
+        self.outage: str | None = None
+        self._server: asyncio.Server | None = None
+        # Bound and never listening: while new connections are refused, nobody else is given the port. Elsewhere than
+        # on Linux a second socket could not be bound beside it.
+        self._claim = _bound(0)
+        self.port: int = self._claim.getsockname()[1]
+        if sys.platform != "linux":
+            self._claim.close()
+
+    async def listen(self) -> None:
+        """Takes connections from now on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Side(self, self.asks, dials=True), sock=_bound(self.port))
+
+    def cut(self, kind: str) -> None:
+        """Breaks, unless it is spared."""
+        if self._spared:
+            return
+        self.outage = kind
+        if kind == "refuse":
+            self._deafen()
+        for side in list(self.sides):
+            side.suffer(kind)
+
+    async def heal(self) -> None:
+        """Works again."""
+        if self.outage == "refuse":
+            await self.listen()
+        self.outage = None
+        for side in list(self.sides):
+            side.resume()
+
+    def _deafen(self) -> None:
+        if self._server:
+            self._server.close()
+            self._server = None
+
+    def close(self) -> None:
+        """Ends the listener and every connection."""
+        self._deafen()
+        self._claim.close()
+        for side in list(self.sides):
             side.transport.abort()
+
+
+def _bound(port: int) -> socket.socket:
+    bound = socket.socket()
+    if sys.platform != "win32":
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((HOST, port))
+    return bound
 
 
 class _Side(asyncio.Protocol):
@@ -71,12 +159,12 @@ class _Side(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(
-        self, link: Link, kind: Kind, upstream: tuple[str, int] | None = None, answer: Kind = Kind.DOWN
-    ) -> None:
-        self._link, self._kind, self._upstream, self._answer = link, kind, upstream, answer
+    def __init__(self, route: _Route, kind: Kind, dials: bool = False) -> None:
+        self._route, self._kind, self._dials = route, kind, dials
         self._peer: _Side | None = None
-        self._held = b""
+        self._held: deque[tuple[float, bytes]] = deque()
+        self._held_bytes = 0
+        self._alarm: asyncio.TimerHandle | None = None
         self._full = False
         self._ended = self._passed_end = False
         self._counted = False
@@ -84,17 +172,17 @@ class _Side(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)
-        self._link._sides.add(self)
-        if self._upstream is None:
+        self._route.sides.add(self)
+        if not self._dials:
             return
-        if self._link.outage in ("reset", "close"):
-            self.suffer(self._link.outage)
+        if self._route.outage in ("reset", "close"):
+            self.suffer(self._route.outage)
         else:
-            self._task = asyncio.ensure_future(self._dial(self._upstream))
+            self._task = asyncio.ensure_future(self._dial(self._route.upstream))
 
     async def _dial(self, upstream: tuple[str, int]) -> None:
         loop = asyncio.get_running_loop()
-        peer = _Side(self._link, self._answer)
+        peer = _Side(self._route, self._route.answers)
         peer._peer = self
         try:
             await loop.create_connection(lambda: peer, *upstream)
@@ -109,17 +197,57 @@ class _Side(asyncio.Protocol):
         peer.resume()
 
     def data_received(self, data: bytes) -> None:
-        if self._peer and not self._link.outage:
+        if self._route.outage == "midmessage" and self._kind is Kind.DOWN and self._peer:
+            self._interrupt(data)
+        elif self._free and not self._route.link.conditions:
             self._forward(data)
         else:
-            # The peer is not there yet, or the link is down: a transport may hand over one more chunk after a pause.
-            self._held += data
-            self.transport.pause_reading()
+            # The peer is not there yet, the link is slow, or it is down: a transport may hand over one more chunk
+            # after a pause.
+            slow = self._route.link.conditions
+            self._held.append((self._route.link.crosses(self._kind, len(data)) if slow else 0.0, data))
+            self._held_bytes += len(data)
+            if not self._free or self._held_bytes > UNDER_WAY:
+                self.transport.pause_reading()
+            self._release()
+
+    @property
+    def _free(self) -> bool:
+        """Whether traffic may pass."""
+        return self._peer is not None and self._route.outage != "silent"
 
     def _forward(self, data: bytes) -> None:
         assert self._peer
-        self._link._ledger.write(self._kind, value=len(data))
+        self._route.link.ledger.write(self._kind, value=len(data))
         self._peer.transport.write(data)
+
+    def _interrupt(self, data: bytes) -> None:
+        """Passes on a message without its end, and then ends the connection on both sides."""
+        assert self._peer
+        for _, earlier in self._held:
+            self._forward(earlier)
+        if part := data[: -min(LAST_PART, (len(data) + 1) // 2)]:
+            self._forward(part)
+        self._peer.transport.close()
+        self.transport.close()
+
+    def _release(self) -> None:
+        """Passes on what has crossed by now, and wakes up for the rest."""
+        for data in self._crossed() if self._free else ():
+            self._forward(data)
+        if self._alarm:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._held and self._free:
+            wait = self._held[0][0] - monotonic()
+            self._alarm = asyncio.get_running_loop().call_later(max(0.0, wait), self.resume)
+
+    def _crossed(self) -> Iterator[bytes]:
+        # A chunk never overtakes the one before it: the first in the queue holds up the rest.
+        while self._held and self._held[0][0] <= monotonic():
+            _, data = self._held.popleft()
+            self._held_bytes -= len(data)
+            yield data
 
     def eof_received(self) -> bool:
         self.count_kernel(fin=1)
@@ -138,9 +266,11 @@ class _Side(asyncio.Protocol):
             self._peer.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._link._sides.discard(self)
+        self._route.sides.discard(self)
         if self._task:
             self._task.cancel()
+        if self._alarm:
+            self._alarm.cancel()
         peer = self._peer
         if peer and not peer.transport.is_closing():
             if isinstance(exc, ConnectionResetError):
@@ -164,18 +294,20 @@ class _Side(asyncio.Protocol):
             self.transport.pause_reading()
         elif kind == "reset":
             self._reset()
-        else:
+        elif kind == "close":
             self.transport.close()
 
     def resume(self) -> None:
         """Passes on what was held back and reads on, unless an outage or a full peer says otherwise."""
-        if not self._peer or self._link.outage or self.transport.is_closing():
+        if not self._free or self.transport.is_closing():
             return
-        if self._held:
-            self._forward(self._held)
-            self._held = b""
+        assert self._peer
+        self._release()
+        if self._held_bytes > UNDER_WAY:
+            return
         if self._ended:
-            self._end_peer()
+            if not self._held:
+                self._end_peer()
         elif not self._peer._full:
             self.transport.resume_reading()
 
@@ -190,4 +322,4 @@ class _Side(asyncio.Protocol):
         self._counted = True
         info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
         received = int.from_bytes(info[_BYTES_RECEIVED], "little") - fin
-        self._link._ledger.write(Kind.KERNEL_UP if self._kind is Kind.UP else Kind.KERNEL_DOWN, value=received)
+        self._route.link.ledger.write(Kind.KERNEL_UP if self._kind is Kind.UP else Kind.KERNEL_DOWN, value=received)

@@ -27,6 +27,7 @@ EXIT_LIMIT = 3.0
 ROLES = {
     "producer": ("labkit.parties", "ProducerRole"),
     "consumer": ("labkit.parties", "ConsumerRole"),
+    "spared": ("labkit.parties", "ConsumerRole"),
     "link": ("labkit.between", "LinkRole"),
     "broker": ("labkit.between", "BrokerRole"),
     "live": ("labkit.live", "LiveRole"),
@@ -34,7 +35,8 @@ ROLES = {
 """A role's module is loaded by the node that plays it: a link does without an HTTP library."""
 
 COMMANDS = {
-    *("open", "connect", "route", "plan", "warm", "load", "flood", "publish"),
+    *("open", "connect", "route", "warm", "load", "flood", "publish"),
+    *("cut", "heal", "freeze", "thaw", "note", "retarget", "kill", "restart"),
     *("status", "pending", "count", "close"),
 }
 

@@ -3,14 +3,16 @@
 import asyncio
 import gc
 import time
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from labkit.ledger import Kind, Ledger
+from labkit.ledger import NO_SEQUENCE, RECORD, Kind, Ledger
 from labkit.pacing import paced
 from labkit.protocols import find
 from labkit.protocols.base import Consumer, Producer, Tasks
+from labkit.protocols.eventlog import EventLog
 from labkit.trial import Trial
 from labkit.usage import Usage
 from labkit.workload import Scheduled, digest
@@ -25,18 +27,39 @@ class ProducerRole:
         self._tasks = Tasks()
         self._done = False
 
-    async def open(self, spec: dict[str, Any], ledger: str) -> dict[str, Any]:
-        self._trial = Trial.from_json(spec)
-        self._schedule = self._trial.workload.schedule()
+    async def open(
+        self, spec: dict[str, Any], ledger: str, broker: str | None = None, since_ns: int | None = None
+    ) -> dict[str, Any]:
+        """Opens the producer; with `since_ns`, the start of the load, one that goes on for a killed process."""
+        self._trial = trial = Trial.from_json(spec)
+        self._schedule = trial.workload.schedule()
+        workload_digest, first = digest(self._schedule), 0
+        if since_ns is not None:
+            # The clock goes on: what was due while no producer was there, nobody offered.
+            passed, end = time.monotonic_ns() - since_ns, self._schedule[-1].sequence + 1
+            self._schedule = [item for item in self._schedule if item.due_ns >= passed]
+            first = self._schedule[0].sequence if self._schedule else end
         self._ledger = Ledger(Path(ledger))
         self._exits.callback(self._ledger.close)
-        self._producer: Producer = find(self._trial.protocol).producer()(self._trial, self._ledger)
+        self._log = await self._open_log(broker, first)
+        self._producer: Producer = find(trial.protocol).producer()(trial, self._ledger, self._log)
         self._exits.push_async_callback(self._producer.close)
         self._exits.push_async_callback(self._tasks.close)
-        return {"url": await self._producer.open(), "digest": digest(self._schedule)}
+        self._accept = self._log.before(self._producer.publish)
+        return {"url": await self._producer.open(), "digest": workload_digest}
 
-    async def connect(self, peer: str | None) -> None:
-        await self._producer.connect(peer)
+    async def _open_log(self, broker: str | None, first: int) -> EventLog:
+        log = EventLog(first=first)
+        if broker:
+            from labkit.protocols.streamlog import StreamLog
+
+            log = StreamLog(self._trial, self._ledger, broker)
+        self._exits.push_async_callback(log.close)
+        await log.open()
+        return log
+
+    async def connect(self, peer: str | None, spared: str | None = None) -> None:
+        await self._producer.connect(peer, spared)
 
     async def warm(self) -> None:
         """Publishes the warm-up events; what the collector need not look at again is set aside after it."""
@@ -54,29 +77,30 @@ class ProducerRole:
         self._done = True
 
     async def _publish(self, schedule: list[Scheduled], start_ns: int) -> None:
-        sent, producer, ledger = Kind.SENT, self._producer, self._ledger
+        sent, accept, ledger = Kind.SENT, self._accept, self._ledger
         async for item in paced(schedule, start_ns):
             ledger.write(sent, item.sequence, value=len(item.raw))
-            await producer.publish(item)
+            await accept(item)
 
     async def flood(self, count: int) -> None:
         """Publishes the first events of the schedule without regard to time, as fast as they leave the process."""
         for number, item in enumerate(self._schedule[:count]):
             self._ledger.write(Kind.SENT, item.sequence, value=len(item.raw))
-            await self._producer.publish(item)
+            await self._accept(item)
             if number % 16 == 15:
                 await asyncio.sleep(0)
                 await self._producer.drain()
 
     async def status(self) -> dict[str, Any]:
         self._usage.look()
+        self._log.check()
         for tasks in (self._tasks, self._producer.tasks):
             if tasks.failure:
                 raise tasks.failure
         return {"done": self._done}
 
     async def pending(self) -> int:
-        return await self._producer.pending()
+        return self._log.unkept + await self._producer.pending()
 
     async def close(self) -> dict[str, float]:
         await self._exits.aclose()
@@ -91,16 +115,24 @@ class ConsumerRole:
         self._exits = AsyncExitStack()
         self._usage = Usage()
 
-    async def open(self, spec: dict[str, Any], ledger: str) -> dict[str, Any]:
+    async def open(
+        self, spec: dict[str, Any], ledger: str, hosts: tuple[int, int], predecessors: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Opens the consumer of some subscribers; with the ledgers of killed processes, one that goes on for them."""
         trial = Trial.from_json(spec)
         self._ledger = Ledger(Path(ledger))
         self._exits.callback(self._ledger.close)
-        self._consumer: Consumer = find(trial.protocol).consumer()(trial, self._ledger)
+        self._consumer: Consumer = find(trial.protocol).consumer()(trial, self._ledger, range(*hosts))
         self._exits.push_async_callback(self._consumer.close)
-        warmup = trial.workload.warmup()
-        wants = map(trial.workload.interest, range(trial.workload.subscribers))
-        self._last_warmup = [max(i.sequence for i in warmup if want in (None, i.topic)) for want in wants]
-        return {"url": await self._consumer.open()}
+        warmup, interest = trial.workload.warmup(), trial.workload.interest
+        self._last_warmup = {
+            subscriber: max(i.sequence for i in warmup if interest(subscriber) in (None, i.topic))
+            for subscriber in self._consumer.hosts
+        }
+        url = await self._consumer.open()
+        if predecessors:
+            self._consumer.resume(_received(map(Path, predecessors)))
+        return {"url": url}
 
     async def connect(self, peer: str | None, public: str | None) -> None:
         await self._consumer.connect(peer, public)
@@ -108,9 +140,10 @@ class ConsumerRole:
     async def warm(self) -> int:
         """How many subscribers have the last warm-up event they want."""
         latest = self._ledger.latest
-        return sum(latest.get(subscriber, -1) >= last for subscriber, last in enumerate(self._last_warmup))
+        return sum(latest.get(subscriber, -1) >= last for subscriber, last in self._last_warmup.items())
 
     async def load(self, start_ns: int) -> None:
+        """The load begins."""
         gc.collect()
         gc.freeze()
         self._usage.start()
@@ -129,3 +162,13 @@ class ConsumerRole:
         await self._exits.aclose()
         gc.unfreeze()
         return self._usage.to_json()
+
+
+def _received(ledgers: Iterable[Path]) -> dict[int, list[int]]:
+    """The events that each subscriber's application has, in the order in which it got them."""
+    found: dict[int, list[int]] = {}
+    for path in ledgers:
+        for _, _, sequence, subscriber, _, kind in RECORD.iter_unpack(path.read_bytes()[RECORD.size :]):
+            if kind == Kind.RECEIVED and sequence != NO_SEQUENCE:
+                found.setdefault(subscriber, []).append(sequence)
+    return found

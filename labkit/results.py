@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from labkit.audit import Fate, Offer, Outcome, Records, audit
+from labkit.audit import Fate, Offer, Outcome, Records, Terms, audit
 from labkit.errors import UsageError
 from labkit.ledger import Kind, read
+from labkit.outage import OUTAGES, Strikes
 from labkit.protocols import PROTOCOLS, find
 from labkit.trial import SCHEMA, Guarantee, Measure, Trial
 from labkit.workload import digest
@@ -53,6 +54,8 @@ METRICS = {
     "idle_down_per_s": Metric("Idle, to consumer", "bytes/s", 1, "lower"),
     "overhead_per_delivery": Metric("Overhead per delivery", "bytes", 1, "lower"),
     "noticed_ms": Metric("Time to notice", "ms", 1, "lower"),
+    "noticed_producer_ms": Metric("Time until the producer noticed", "ms", 1, "lower"),
+    "noticed_consumer_ms": Metric("Time until the consumer noticed", "ms", 1, "lower"),
     "recovered_ms": Metric("Time to recover", "ms", 1, "lower"),
 }
 
@@ -67,12 +70,16 @@ COLUMNS = {
     Measure.LOSS: """
         protocol guarantee outage trial owed delivered lost rejected gap_seen silent duplicated reordered
         unexpected corrupt noticed_ms recovered_ms verdict
+        noticed_producer_ms noticed_consumer_ms unexplained overflowed
     """,
 }
 """The columns of each measure's frame and CSV file."""
 
 
-FOLDED = ("trial", "subscribers", "saturated", "outage", "reordered", "unexpected", "corrupt")
+FOLDED = (
+    *("trial", "subscribers", "saturated", "outage"),
+    *("reordered", "unexpected", "corrupt", "unexplained", "overflowed"),
+)
 """Columns that a table for a terminal leaves out where they say the same in every row."""
 
 
@@ -115,19 +122,22 @@ class Run:
 
     @cached_property
     def recordings(self) -> list[Recording]:
-        """Every finished trial, in the order of the table of protocols, then guarantee and repeat."""
+        """Every finished trial, in the order of the tables: outage, protocol, guarantee; then by repeat."""
         folders = [path for path in (self.folder / "trials").glob("*") if not path.name.startswith(".")]
         wanted = {name for name, entry in self.manifest["trials"].items() if "error" not in entry}
         missing = sorted(wanted - {path.name for path in folders})
         if missing:
             raise UsageError(f"The run {str(self.folder)!r} lacks the trial {missing[0]}; restore it, or run it again.")
-        protocols, guarantees = list(PROTOCOLS), list(Guarantee)
+        protocols, guarantees, kinds = list(PROTOCOLS), list(Guarantee), list(OUTAGES)
+
+        def place(recording: Recording) -> tuple[int, ...]:
+            trial = recording.trial
+            kind = kinds.index(trial.outage.kind) if trial.outage else -1
+            return kind, protocols.index(trial.protocol), guarantees.index(trial.guarantee), trial.repeat
+
         offers: dict[str, Offer] = {}
         loaded = [_load(self.folder, path, offers) for path in sorted(folders) if path.name in wanted]
-        return sorted(
-            loaded,
-            key=lambda r: (protocols.index(r.trial.protocol), guarantees.index(r.trial.guarantee), r.trial.repeat),
-        )
+        return sorted(loaded, key=place)
 
     def of(self, measure: Measure) -> list[Recording]:
         """The recordings of one measure."""
@@ -219,13 +229,34 @@ def _load(run: Path, folder: Path, offers: dict[str, Offer]) -> Recording:
     if offered not in offers:
         offers[offered] = _offer(trial.under(run), offered)
     offer = replace(offers[offered], due_ns=offers[offered].due_ns + phases["load"])
-    # What closing the trial did to its connections is no part of it.
-    producer, consumer = (
-        records[records["time_ns"] <= phases["stop"]]
-        for records in (read(folder / "producer.ledger"), read(folder / "consumer.ledger"))
-    )
+    consumers = ("consumer", "spared") if trial.struck < trial.workload.subscribers else ("consumer",)
+    producer = _records(folder, phases["stop"], "producer")
+    consumer = _records(folder, phases["stop"], *consumers)
     link = read(folder / "link.ledger") if trial.linked else producer[:0]
-    return Recording(trial, phases, record, offer, audit(offer, producer, consumer, link, drained), link)
+    return Recording(trial, phases, record, offer, audit(offer, producer, consumer, link, drained, _terms(trial)), link)
+
+
+def _records(folder: Path, until: int, *roles: str) -> Records:
+    """What all processes of these roles wrote, each in order, later ones after earlier ones.
+
+    What closing the trial did to its connections, after `until`, is no part of it.
+    """
+    paths = [folder / f"{role}.ledger" for role in roles]
+    for role in roles:
+        later = folder.glob(f"{role}-*.ledger")
+        paths += sorted(later, key=lambda path: int(path.stem.rpartition("-")[2]))
+    records = np.concatenate([read(path) for path in paths])
+    return records[records["time_ns"] <= until]
+
+
+def _terms(trial: Trial) -> Terms:
+    row, strikes = find(trial.protocol), trial.outage.strikes if trial.outage else None
+    return Terms(
+        owes=Kind.ACCEPTED if trial.durable or (row.brokered and trial.recovers) else Kind.SENT,
+        struck=trial.struck,
+        producer_ends=strikes is Strikes.PRODUCER,
+        latest_only=row.latest_only and not trial.recovers,
+    )
 
 
 def _offer(trial: Trial, offered: str) -> Offer:
@@ -296,7 +327,15 @@ def _loss(recording: Recording) -> dict[str, Any]:
         "reordered": outcome.reordered,
         "unexpected": outcome.unexpected,
         "corrupt": outcome.corrupt,
-        "noticed_ms": None if outcome.noticed_ns is None else outcome.noticed_ns / 1e6,
-        "recovered_ms": None if outcome.recovered_ns is None else outcome.recovered_ns / 1e6,
+        "noticed_ms": _ms(outcome.noticed_ns),
+        "recovered_ms": _ms(outcome.recovered_ns),
         "verdict": outcome.verdict,
+        "noticed_producer_ms": _ms(outcome.noticed_producer_ns),
+        "noticed_consumer_ms": _ms(outcome.noticed_consumer_ns),
+        "unexplained": int(outcome.unexplained.sum()),
+        "overflowed": outcome.overflowed + int(recording.record["usage"].get("broker", {}).get("slow_consumers", 0)),
     }
+
+
+def _ms(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e6

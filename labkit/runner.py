@@ -20,7 +20,7 @@ from typing import Any
 
 from labkit import broker
 from labkit.errors import TrialError, UsageError
-from labkit.outage import Outage
+from labkit.outage import Conditions, Outage, Strikes
 from labkit.protocols import PROTOCOLS, find
 from labkit.provenance import machine, versions
 from labkit.station import Station
@@ -30,6 +30,9 @@ from labkit.workload import Workload, digest
 
 SIDE_BY_SIDE = 8
 """Trials that may be under way together where timing is not what they measure."""
+
+OUT_OF_THE_BOX = (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE)
+"""The guarantees that are compared where none are named."""
 
 LOADS = 4
 """Of these, how many may be in their load at one time."""
@@ -44,11 +47,12 @@ class Plan:
 
     workload: Workload
     protocols: tuple[str, ...] = tuple(PROTOCOLS)
-    guarantees: tuple[Guarantee, ...] = tuple(Guarantee)
+    guarantees: tuple[Guarantee, ...] = OUT_OF_THE_BOX
     measures: tuple[Measure, ...] = tuple(Measure)
-    outage: Outage | None = None
+    outages: tuple[Outage, ...] = ()
     repeat: int = 1
     timings: Timings = field(default_factory=Timings)
+    conditions: Conditions = field(default_factory=Conditions)
 
     def __post_init__(self) -> None:
         for name in self.protocols:
@@ -57,22 +61,44 @@ class Plan:
             raise UsageError(f"There is nothing to compare; name a protocol ({', '.join(PROTOCOLS)}) and a guarantee.")
         if isinstance(self.repeat, bool) or not (isinstance(self.repeat, int) and 1 <= self.repeat <= 100):
             raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to 100.")
+        for outage in self.outages:
+            reasons = [reason for name in self.protocols if (reason := unmet(name, outage))]
+            # Of several kinds each protocol meets those it can; one kind is meant for all that are named.
+            if reasons and (len(self.outages) == 1 or len(reasons) == len(self.protocols)):
+                raise UsageError(reasons[0])
 
     def trials(self) -> list[Trial]:
         """All trials, latency first."""
         uid = secrets.token_hex(3)
         found: list[Trial] = []
         for measure in self.measures:
-            if measure is Measure.LOSS and self.outage is None:
-                continue
-            for repeat in range(1, self.repeat + 1):
-                for guarantee in self.guarantees:
-                    for protocol in self.protocols:
-                        name = f"{measure}-{protocol}-{guarantee}-{repeat}"
-                        outage = self.outage if measure is Measure.LOSS else None
-                        trial = Trial(name, measure, protocol, guarantee, self.workload, outage, repeat)
-                        found.append(replace(trial, uid=f"{uid}{len(found):03d}", timings=self.timings))
+            for outage in self.outages if measure is Measure.LOSS else (None,):
+                for repeat in range(1, self.repeat + 1):
+                    for guarantee in self.guarantees:
+                        for protocol in self.protocols:
+                            if outage and unmet(protocol, outage):
+                                continue
+                            number = f"{outage.kind}-{repeat}" if outage else f"{repeat}"
+                            name = f"{measure}-{protocol}-{guarantee}-{number}"
+                            trial = Trial(name, measure, protocol, guarantee, self.workload, outage, repeat)
+                            trial = replace(trial, timings=self.timings, conditions=self.conditions)
+                            found.append(replace(trial, uid=f"{uid}{len(found):03d}"))
         return found
+
+
+def unmet(protocol: str, outage: Outage) -> str | None:
+    """Why this protocol cannot meet this outage, or None when it can."""
+    if outage.strikes is not Strikes.BROKER:
+        return None
+    brokered = [name for name, row in PROTOCOLS.items() if row.brokered]
+    if protocol not in brokered:
+        return f"{protocol} has no broker that could crash; {outage.kind} is for {', '.join(brokered)} only."
+    if os.environ.get("LABKIT_NATS"):
+        return (
+            f"{outage.kind} would kill the broker that LABKIT_NATS points to, which is not the lab's; "
+            "unset LABKIT_NATS, or choose another outage."
+        )
+    return None
 
 
 class Runner:
@@ -85,9 +111,9 @@ class Runner:
         self._lock = threading.Lock()
         self._stations = 0
         schedule = plan.workload.schedule()
-        if plan.outage:
-            plan.outage.check_within(plan.workload.length)
-        if any(find(name).brokered for name in plan.protocols):
+        for outage in plan.outages:
+            outage.check_within(plan.workload.length)
+        if Guarantee.DURABLE in plan.guarantees or any(find(name).brokered for name in plan.protocols):
             broker.external()
         prepare(out)
         self._keep_trace()
@@ -97,8 +123,10 @@ class Runner:
             "seed": plan.workload.seed,
             "workload": self._plan.workload.to_json(),
             "digest": digest(schedule),
-            "outage": plan.outage.to_json() if plan.outage else None,
+            "outages": [outage.to_json() for outage in plan.outages],
+            "conditions": asdict(plan.conditions),
             "timings": asdict(plan.timings),
+            "retry_compression": round(plan.timings.compression),
             "versions": versions(),
             "machine": machine(),
             "load_before": _load_average(),

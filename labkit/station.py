@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from labkit.errors import TrialError
 
 ASK_LIMIT = 10.0
@@ -82,6 +84,18 @@ class Node:
             f"The {self.role} process ended (status {status}; {lines[-1] if lines else 'it said nothing'})."
         )
 
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Ends the process with SIGKILL: it has no time to clean up."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(1)
+        self.hang_up()
+
     def hang_up(self) -> None:
         """Closes the child's standard input, which ends it."""
         assert self._process.stdin is not None
@@ -106,8 +120,6 @@ class Node:
 
 
 def _kill(pid: int) -> None:
-    import psutil
-
     try:
         process = psutil.Process(pid)
         if "nats" in process.name():
@@ -122,11 +134,25 @@ class Station:
     def __init__(self, name: str, logs: Path, stop: threading.Event) -> None:
         self._name, self._logs, self._stop = name, logs, stop
         self._nodes: dict[str, Node] = {}
+        self._spares: dict[str, Node] = {}
+
+    def _start(self, role: str) -> Node:
+        return Node(role, self._logs / f"{self._name}-{role}.log", self._stop)
 
     def node(self, role: str) -> Node:
         """The station's node of that role, started when it is first asked for."""
         if role not in self._nodes:
-            self._nodes[role] = Node(role, self._logs / f"{self._name}-{role}.log", self._stop)
+            self._nodes[role] = self._start(role)
+        return self._nodes[role]
+
+    def prepare(self, role: str) -> None:
+        """Starts a second node of that role, which is there when the first one is killed."""
+        if role not in self._spares:
+            self._spares[role] = self._start(role)
+
+    def replace(self, role: str) -> Node:
+        """A new node in the place of one that was killed."""
+        self._nodes[role] = self._spares.pop(role) if role in self._spares else self._start(role)
         return self._nodes[role]
 
     def __enter__(self) -> "Station":
@@ -137,7 +163,8 @@ class Station:
 
     def close(self) -> None:
         """Ends all nodes, together."""
-        nodes, self._nodes = list(self._nodes.values()), {}
+        nodes = [*self._nodes.values(), *self._spares.values()]
+        self._nodes, self._spares = {}, {}
         for node in nodes:
             node.hang_up()
         for node in nodes:

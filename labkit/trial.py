@@ -7,17 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import UsageError
-from labkit.outage import Outage
+from labkit.outage import Conditions, Outage
 from labkit.workload import Workload
 
-SCHEMA = 1
+SCHEMA = 2
+
+
+UNSENT_LIMIT = 8 * 1024 * 1024
+"""The bounded queue of a stream: with more bytes unsent its subscriber is too slow, and is disconnected."""
+
+RETRY_SPAN = 272_105
+"""Seconds from the first to the last attempt in the example schedule of Standard Webhooks: 75:35:05, 10 attempts."""
 
 
 class Guarantee(StrEnum):
-    """At-most-once is the protocol out of the box; at-least-once has its own standard recovery switched on."""
+    """At-most-once is the protocol out of the box; at-least-once has its own standard recovery switched on.
+
+    Durable is at-least-once whose event log is a JetStream stream on disk: it outlives the producer.
+    """
 
     AT_MOST_ONCE = "at-most-once"
     AT_LEAST_ONCE = "at-least-once"
+    DURABLE = "durable"
 
     @classmethod
     def named(cls, name: str) -> "Guarantee":
@@ -35,7 +46,7 @@ class Payload(StrEnum):
 
 
 class Measure(StrEnum):
-    """What a trial is for. Latency connects directly; the other two go through the link."""
+    """What a trial is for. Latency connects directly where the link has no conditions; the other two go through it."""
 
     LATENCY = "latency"
     BANDWIDTH = "bandwidth"
@@ -62,6 +73,16 @@ class Timings:
     request: float = 2.0
     ack: float = 2.0
 
+    @property
+    def retry_span(self) -> float:
+        """Seconds from the first to the last attempt at a delivery, without jitter."""
+        return sum(min(self.retry * 2.0**number, self.retry_limit) for number in range(self.attempts - 1))
+
+    @property
+    def compression(self) -> float:
+        """How many times shorter that is than the example schedule of Standard Webhooks."""
+        return RETRY_SPAN / self.retry_span if self.retry_span else float("inf")
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -77,16 +98,28 @@ class Trial:
     uid: str = "00000000"
     payload: Payload = Payload.FULL
     timings: Timings = field(default_factory=Timings)
+    conditions: Conditions = field(default_factory=Conditions)
 
     @property
     def linked(self) -> bool:
         """Whether traffic goes through the link."""
-        return self.measure is not Measure.LATENCY
+        return self.measure is not Measure.LATENCY or bool(self.conditions)
+
+    @property
+    def struck(self) -> int:
+        """How many subscribers the outage strikes; all of them where there is none."""
+        subscribers = self.workload.subscribers
+        return self.outage.struck(subscribers) if self.outage else subscribers
 
     @property
     def recovers(self) -> bool:
         """Whether the protocol's recovery mechanism is switched on."""
         return self.guarantee is not Guarantee.AT_MOST_ONCE
+
+    @property
+    def durable(self) -> bool:
+        """Whether what the producer accepted outlives it."""
+        return self.guarantee is Guarantee.DURABLE
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values, with the schema version."""
@@ -108,6 +141,7 @@ class Trial:
                 "workload": Workload(**fields["workload"]),
                 "outage": Outage(**outage) if outage else None,
                 "timings": Timings(**fields["timings"]),
+                "conditions": Conditions(**fields["conditions"]),
             }
         )
 

@@ -1,13 +1,14 @@
 """The walk through one trial: setup, warm-up, load, (outage,) heal, settle, idle, stop."""
 
-import os
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import TrialError
+from labkit.faults import FAULTS
 from labkit.protocols import find
+from labkit.stage import Stage
 from labkit.station import Station, Stopped
 from labkit.trial import Measure, Trial
 
@@ -27,12 +28,10 @@ class Walk:
     """One trial, phase by phase, on a station's nodes."""
 
     def __init__(self, station: Station, trial: Trial, folder: Path, stop: threading.Event, loads: threading.Semaphore):
-        self._trial, self._folder, self._stop, self._loads = trial, folder, stop, loads
-        self._row = find(trial.protocol)
+        self._trial, self._stop, self._loads = trial, stop, loads
         self._phases: dict[str, int] = {}
-        brokered = self._row.brokered and "LABKIT_NATS" not in os.environ
-        roles = ["broker"] * brokered + ["link"] * trial.linked + ["consumer", "producer"]
-        self._nodes = {role: station.node(role) for role in roles}
+        self._stage = Stage(station, trial, folder)
+        self._healed_ns = 0
 
     def run(self) -> dict[str, Any]:
         """The record of the trial: phases (monotonic ns), whether it settled, usage of each node, the digest."""
@@ -50,35 +49,18 @@ class Walk:
         self._phases[phase] = time.monotonic_ns() if at is None else at
 
     def _set_up(self) -> str:
-        trial, nodes = self._trial, self._nodes
-        spec = {**trial.to_json()}
-        broker = os.environ.get("LABKIT_NATS") if self._row.brokered else None
-        if "broker" in nodes:
-            opened = nodes["broker"].ask("open")
-            broker, nodes["broker"].owned = opened["url"], opened["pid"]
-        for role in ("producer", "consumer"):
-            nodes[role].tell("open", spec=spec, ledger=str(self._folder / f"{role}.ledger"))
-        produced, consumed = nodes["producer"].answer(), nodes["consumer"].answer()
-        producer_url, consumer_url = produced["url"], consumed["url"]
-        consumer_peer = broker or producer_url
-        if trial.linked:
-            nodes["link"].ask("open", ledger=str(self._folder / "link.ledger"))
-            if consumer_peer:
-                consumer_peer = nodes["link"].ask("route", target=consumer_peer, consumer_dials=True)
-            if consumer_url:
-                consumer_url = nodes["link"].ask("route", target=consumer_url, consumer_dials=False)
+        workload_digest = self._stage.set_up()
         self._mark("setup")
-        nodes["producer"].ask("connect", peer=broker or consumer_url)
-        nodes["consumer"].ask("connect", peer=consumer_peer, public=consumer_url)
-        if trial.measure is Measure.BANDWIDTH:
-            self._pause(self._row.set_up_s)
-        return str(produced["digest"])
+        self._stage.connect()
+        if self._trial.measure is Measure.BANDWIDTH:
+            self._pause(find(self._trial.protocol).set_up_s)
+        return workload_digest
 
     def _warm_up(self) -> None:
         self._mark("warmup")
-        self._nodes["producer"].ask("warm")
+        self._stage.nodes["producer"].ask("warm")
         count, until = self._trial.workload.subscribers, time.monotonic() + WARM_LIMIT
-        while (warm := self._nodes["consumer"].ask("warm")) < count:
+        while (warm := sum(node.ask("warm") for node in self._stage.consumers.values())) < count:
             if time.monotonic() > until:
                 raise TrialError(
                     f"{count - warm} of {count} subscribers of {self._trial.protocol} got no event "
@@ -89,37 +71,53 @@ class Walk:
     def _load(self) -> None:
         start = time.monotonic_ns() + 30_000_000
         self._mark("load", start)
-        outage = self._trial.outage
-        if outage:
-            cut = start + round(outage.at * 1e9)
-            self._nodes["link"].ask("plan", kind=outage.kind, cut_ns=cut, heal_ns=cut + round(outage.lasts * 1e9))
-        for node in self._nodes.values():
+        for node in self._stage.nodes.values():
             node.tell("load", start_ns=start)
-        for node in self._nodes.values():
+        for node in self._stage.nodes.values():
             node.answer()
+        self._break(start)
         end = start / 1e9 + self._trial.workload.length
         while not self._look()["producer"]["done"]:
             self._pause(min(LOOK_EVERY, max(0.02, end - time.monotonic())))
         self._mark("settle")
 
+    def _break(self, start: int) -> None:
+        """Acts out the outage. Each lasts at least as long as planned, and so does the pause before the next."""
+        if not (outage := self._trial.outage):
+            return
+        fault = FAULTS[outage.kind](self._stage, outage, start)
+        begin = start / 1e9 + outage.at
+        for number in range(outage.repeat):
+            fault.prepare()
+            self._until(begin)
+            fault.cut()
+            self._until(begin + outage.lasts)
+            fault.heal()
+            self._healed_ns = time.monotonic_ns()
+            planned = start / 1e9 + outage.at + 2 * (number + 1) * outage.lasts
+            begin = max(planned, self._healed_ns / 1e9 + outage.lasts)
+
+    def _until(self, at: float) -> None:
+        self._pause(max(0.0, at - time.monotonic()))
+
     def _look(self, since_ns: int = 0) -> dict[str, Any]:
-        for role, node in self._nodes.items():
-            node.tell("status", **({"since_ns": since_ns} if role == "consumer" else {}))
-        return {role: node.answer() for role, node in self._nodes.items()}
+        consumers = self._stage.consumers
+        for role, node in self._stage.nodes.items():
+            node.tell("status", **({"since_ns": since_ns} if role in consumers else {}))
+        return {role: node.answer() for role, node in self._stage.nodes.items()}
 
     def _settle(self) -> bool:
         """Whether everything that was under way has ended before the limit. `settled` is marked where it had."""
         quiet = round((self._trial.timings.poll + 0.1) * 1e9)
-        last, limit = self._phases["settle"], time.monotonic() + SETTLE_LIMIT
-        if outage := self._trial.outage:
-            last = max(last, self._phases["load"] + round((outage.at + outage.lasts) * 1e9))
-        over, drained = last, False
+        over = last = max(self._phases["settle"], self._healed_ns)
+        drained, limit = False, time.monotonic() + SETTLE_LIMIT
         while not drained and time.monotonic() < limit:
-            consumer = self._look(over)["consumer"]
-            last = max(last, consumer["last_arrival_ns"])
+            looks = self._look(over)
+            consumers = [looks[role] for role in self._stage.consumers]
+            last = max(last, *(look["last_arrival_ns"] for look in consumers))
             silent = time.monotonic_ns() - last
-            if silent >= quiet and consumer["settled"]:
-                drained = self._nodes["producer"].ask("pending") == 0
+            if silent >= quiet and all(look["settled"] for look in consumers):
+                drained = self._stage.nodes["producer"].ask("pending") == 0
             if not drained:
                 self._pause(min(LOOK_EVERY, max(0.01, (quiet - silent) / 1e9)))
         self._mark("settled", last + TRAILING_NS)
@@ -138,8 +136,7 @@ class Walk:
 
     def _close(self) -> dict[str, Any]:
         """Ends the trial in the nodes. What closing sends comes after `stop`, and is no part of any phase."""
-        if "link" in self._nodes:
-            self._nodes["link"].ask("count")
+        if "link" in self._stage.nodes:
+            self._stage.nodes["link"].ask("count")
         self._phases.setdefault("stop", time.monotonic_ns())
-        order = [role for role in ("consumer", "producer", "link", "broker") if role in self._nodes]
-        return {role: self._nodes[role].ask("close") for role in order}
+        return self._stage.close()

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 class Protocol(NamedTuple):
     """One row. `producer_serves`, `consumer_serves`, `brokered`: who listens for whose connections.
 
-    `set_up_s`: how long after connecting the protocol goes on setting up by itself.
+    `set_up_s`: how long after connecting the protocol goes on setting up by itself. `too_slow`: the policy for a
+    subscriber that does not keep up. `latest_only`: at-most-once gives the newest event, and the ones before it are
+    superseded. `reorders`: with recovery on, what is sent again may come after what followed it; everywhere else a
+    subscription's order is kept. `repeats`: with recovery on, the application may see an event twice.
     """
 
     title: str
@@ -22,7 +25,11 @@ class Protocol(NamedTuple):
     producer_serves: bool
     consumer_serves: bool
     brokered: bool = False
+    too_slow: str = ""
     set_up_s: float = 0.0
+    latest_only: bool = False
+    reorders: bool = False
+    repeats: bool = False
     baseline: bool = False
 
     def producer(self) -> "type[Producer]":
@@ -36,18 +43,46 @@ class Protocol(NamedTuple):
         return found
 
 
+CUT_OFF = "disconnected with 8 MiB unsent"
+REJECTED = "rejected with 10,000 deliveries queued"
+PULLS = "asks for no more than it can take; what the log evicts meanwhile is a gap"
+
 PROTOCOLS = {
-    "websocket": Protocol("WebSocket", "websocket", "WebSocket", "RFC 6455", True, False),
-    "webhook": Protocol("Webhook", "webhook", "Webhook", "Standard Webhooks 1.0", False, True),
-    "resthooks": Protocol("REST Hooks", "resthooks", "RestHooks", "resthooks.org patterns", True, True),
-    # nats-server measures each client's round trip with a PING, 2.0 to 2.4 s after it connected.
-    "pubsub": Protocol(
-        "Pub-Sub", "pubsub", "PubSub", "NATS client protocol, JetStream", False, False, brokered=True, set_up_s=2.5
+    "websocket": Protocol("WebSocket", "websocket", "WebSocket", "RFC 6455", True, False, too_slow=CUT_OFF),
+    "webhook": Protocol("Webhook", "webhook", "Webhook", "Standard Webhooks 1.0", False, True, too_slow=REJECTED),
+    # Reconciliation may overtake a delivery that is still being retried.
+    "resthooks": Protocol(
+        "REST Hooks", "resthooks", "RestHooks", "resthooks.org patterns", True, True, too_slow=REJECTED, reorders=True
     ),
-    "sse": Protocol("Server-Sent Events", "sse", "Sse", "WHATWG HTML 9.2", True, False),
-    "polling": Protocol("Polling", "polling", "Polling", "RFC 9110 (ETag)", True, False, baseline=True),
+    # nats-server measures each client's round trip with a PING, 2.0 to 2.4 s after it connected. What is redelivered,
+    # because its acknowledgement got lost, comes again, and after what followed it.
+    "pubsub": Protocol(
+        "Pub-Sub",
+        "pubsub",
+        "PubSub",
+        "NATS client protocol, JetStream",
+        False,
+        False,
+        brokered=True,
+        too_slow=CUT_OFF + " by the broker",
+        set_up_s=2.5,
+        reorders=True,
+        repeats=True,
+    ),
+    "sse": Protocol("Server-Sent Events", "sse", "Sse", "WHATWG HTML 9.2", True, False, too_slow=CUT_OFF),
+    "polling": Protocol(
+        "Polling", "polling", "Polling", "RFC 9110 (ETag)", True, False, too_slow=PULLS, latest_only=True, baseline=True
+    ),
     "longpolling": Protocol(
-        "Long polling", "polling", "LongPolling", "RFC 6202, RFC 7240 (Prefer: wait)", True, False, baseline=True
+        "Long polling",
+        "polling",
+        "LongPolling",
+        "RFC 6202, RFC 7240 (Prefer: wait)",
+        True,
+        False,
+        too_slow=PULLS,
+        latest_only=True,
+        baseline=True,
     ),
 }
 """All protocols, in the order in which every table and chart shows them."""

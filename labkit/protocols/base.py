@@ -19,16 +19,13 @@ from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 from labkit.errors import TrialError
 from labkit.event import decode_gap, encode_id, sequence_of
 from labkit.ledger import Kind, Ledger
-from labkit.protocols.eventlog import Gap
+from labkit.protocols.eventlog import EventLog, Gap
 from labkit.trial import Trial
 from labkit.workload import Scheduled
 
 HOST = "127.0.0.1"
 CONNECT_LIMIT = 4.0
 """Seconds in which every subscriber has to be connected, or the trial fails."""
-
-UNSENT_LIMIT = 8 * 1024 * 1024
-"""Bytes a stream may have unsent in the producer before its subscriber counts as too slow and is cut off."""
 
 DRAINED = 64 * 1024
 """Bytes a stream may have unsent and still count as drained: asyncio's own high-water mark."""
@@ -43,7 +40,7 @@ class Party:
     def __init__(self, trial: Trial, ledger: Ledger) -> None:
         self.trial = trial
         self.timings = trial.timings
-        self.recovers = trial.recovers
+        self.recovers, self.durable = trial.recovers, trial.durable
         self.ledger = ledger
         self.tasks = Tasks()
         self.exits = AsyncExitStack()
@@ -73,10 +70,14 @@ class Party:
 
 
 class Producer(Party, ABC):
-    """The side that has the events."""
+    """The side that has the events. Its log may have kept some from before, when it goes on for another process."""
 
-    async def connect(self, peer: str | None) -> None:
-        """Learns where the consumer's server or the broker is."""
+    def __init__(self, trial: Trial, ledger: Ledger, log: EventLog | None = None) -> None:
+        super().__init__(trial, ledger)
+        self.log = log or EventLog()
+
+    async def connect(self, peer: str | None, spared: str | None = None) -> None:
+        """Learns where the consumer's server or the broker is; where the subscribers an outage spares, if elsewhere."""
         return None
 
     @abstractmethod
@@ -93,12 +94,13 @@ class Producer(Party, ABC):
 
 
 class Consumer(Party, ABC):
-    """The side that wants the events; hosts `trial.workload.subscribers` subscribers, numbered from 0."""
+    """The side that wants the events; hosts all subscribers of the trial, numbered from 0, or those in `hosts`."""
 
-    def __init__(self, trial: Trial, ledger: Ledger) -> None:
+    def __init__(self, trial: Trial, ledger: Ledger, hosts: range | None = None) -> None:
         super().__init__(trial, ledger)
-        self.count = trial.workload.subscribers
-        self.last: list[int | None] = [None] * self.count
+        self.hosts = range(trial.workload.subscribers) if hosts is None else hosts
+        self.count = len(self.hosts)
+        self.last: list[int | None] = [None] * trial.workload.subscribers
         self.live: set[int] = set()
         self._changed = asyncio.Event()
         self.tasks.on_failure = self._changed.set
@@ -107,6 +109,16 @@ class Consumer(Party, ABC):
     @abstractmethod
     async def connect(self, peer: str | None, public: str | None) -> None:
         """Connects every subscriber to `peer`; `public` is where the peer finds this consumer's own server."""
+
+    def resume(self, received: dict[int, list[int]]) -> None:
+        """Goes on, once open, for a process that was killed; `received` are the events its subscribers have.
+
+        They are what an application finds in its own store: with recovery on, it goes on after the newest.
+        """
+        for subscriber in self.hosts:
+            self.ledger.write(Kind.DISCONNECTED, subscriber=subscriber)
+            if self.recovers:
+                self.last[subscriber] = max(received.get(subscriber, []), default=None)
 
     @property
     def connected(self) -> int:

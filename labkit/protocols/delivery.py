@@ -9,9 +9,11 @@ import asyncio
 import base64
 import binascii
 import hashlib
+import json
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from aiohttp import ClientError, ClientSession, web
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -28,9 +30,18 @@ REMEMBERED = 10_000
 IN_FLIGHT = 64
 """Deliveries an endpoint may have queued and still count as drained."""
 
+QUEUE_LIMIT = 10_000
+"""The bounded queue of an endpoint: with so many deliveries waiting, further ones are rejected."""
+
+SAVE_EVERY = 0.05
+"""Seconds between two looks at how far the endpoints of a durable producer have come."""
+
 
 class Endpoint:
-    """The producer's side of one subscription: a queue and the task that empties it, one POST at a time."""
+    """The producer's side of one subscription: a queue and the task that empties it, one POST at a time.
+
+    `ended_with` is the sequence number of the last delivery that succeeded or was given up.
+    """
 
     def __init__(
         self,
@@ -51,6 +62,7 @@ class Endpoint:
         self._filled = asyncio.Event()
         self.subscriber = subscriber
         self.url = url
+        self.ended_with = -1
         self._busy = 0
         self._ended = False
 
@@ -64,8 +76,16 @@ class Endpoint:
         if self._ended:
             self._ledger.write(Kind.REJECTED, item.sequence, self.subscriber, 410)
             return
+        if len(self._queue) == QUEUE_LIMIT:
+            self._ledger.write(Kind.OVERFLOWED, item.sequence, self.subscriber, QUEUE_LIMIT)
+            self._ledger.write(Kind.REJECTED, item.sequence, self.subscriber, 0)
+            return
         self._queue.append((item, body))
         self._filled.set()
+
+    def rekey(self, secret: str) -> None:
+        """Signs with another secret from the next attempt on."""
+        self._webhook = Webhook(secret)
 
     async def run(self) -> None:
         """Delivers the queue for as long as the endpoint wants it."""
@@ -77,6 +97,7 @@ class Endpoint:
                 self._busy = 1
                 gone = await self._deliver(item.sequence, body)
                 self._busy = 0
+                self.ended_with = item.sequence
                 if gone:
                     self._end()
                     return
@@ -147,6 +168,11 @@ class Receiver:
             raise web.HTTPUnauthorized(text="The signature does not fit this body, id and time.\n") from None
         return headers["webhook-id"]
 
+    def remember(self, event_ids: Iterable[str]) -> None:
+        """Knows these ids from now on."""
+        for event_id in event_ids:
+            self.repeated(event_id)
+
     def repeated(self, event_id: str) -> bool:
         """Whether this id was here before; remembers it."""
         if not self._drop_repeats:
@@ -157,6 +183,23 @@ class Receiver:
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         return False
+
+
+class Table:
+    """A producer's own small database: rows in a JSON file that outlives its process, replaced whole at each save."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._path = ledger.path.with_name("endpoints.json")
+
+    def load(self) -> list[dict[str, Any]]:
+        """The rows as last saved; none where nothing was."""
+        return list(json.loads(self._path.read_text())) if self._path.exists() else []
+
+    def save(self, rows: list[dict[str, Any]]) -> None:
+        """Puts these in the place of all rows."""
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps(rows))
+        new.replace(self._path)
 
 
 def derived_secret(trial: Trial, subscriber: int) -> str:

@@ -1,8 +1,10 @@
 """A bounded replay buffer: what a producer remembers, so that a consumer can go on where it was cut off.
 
-Promises every kept event after a cursor, in order, or an explicit `Gap`; never a silent hole.
+Promises every kept event after a cursor, in order, or an explicit `Gap`; never a silent hole. This one lives and dies
+with its process; `streamlog` keeps the same on disk.
 """
 
+from collections.abc import Awaitable, Callable
 from itertools import islice
 
 from labkit.event import decode_id, encode_gap
@@ -12,6 +14,8 @@ CAPACITY = 100_000
 
 UNKNOWN = -2
 """A cursor that no log knows."""
+
+Publish = Callable[[Scheduled], Awaitable[None]]
 
 
 class Gap(Exception):
@@ -28,34 +32,51 @@ class Gap(Exception):
 
 
 class EventLog:
-    """The newest `capacity` events, by consecutive sequence numbers."""
+    """The newest `capacity` events, by rising sequence numbers; of what came before `first` it knows nothing."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
+    def __init__(self, capacity: int = CAPACITY, first: int = 0) -> None:
         self._capacity = capacity
         self._items: dict[int, Scheduled] = {}
         self._latest: dict[str | None, Scheduled] = {}
-        self.next = 0
+        self.oldest = self.next = first
+
+    async def open(self) -> None:
+        """Makes the log ready; what it has kept from before is there afterwards."""
+
+    def before(self, publish: Publish) -> Publish:
+        """What takes an event, keeps it as safely as this log can, and only then hands it to `publish`."""
+        return publish
 
     @property
-    def oldest(self) -> int:
-        """The lowest sequence number still kept; `next` when nothing is."""
-        return self.next - len(self._items)
+    def unkept(self) -> int:
+        """Events taken that are not yet safe."""
+        return 0
+
+    def check(self) -> None:
+        """Raises what keeps the log from working, if anything does."""
+
+    async def close(self) -> None:
+        """Lets go of whatever the log has open."""
 
     def append(self, item: Scheduled) -> None:
-        """Adds the event that follows the newest; evicts the oldest when full."""
-        if self._items and item.sequence != self.next:
+        """Adds an event that is newer than all; evicts the oldest when full. Numbers nobody used are left out."""
+        if not self._items:
+            self.oldest = item.sequence
+        elif item.sequence < self.next:
             raise ValueError(f"event {item.sequence} does not follow {self.next - 1}")
         self._items[item.sequence] = item
         self._latest[item.topic] = self._latest[None] = item
         self.next = item.sequence + 1
         if len(self._items) > self._capacity:
-            del self._items[self.next - 1 - self._capacity]
+            del self._items[self.oldest]
+            while self.oldest not in self._items:
+                self.oldest += 1
 
     def after(self, cursor: int, topic: str | None = None, limit: int | None = None) -> list[Scheduled]:
         """The events after the cursor, oldest first, on one topic or (None) on all. Raises Gap."""
         if not self.oldest - 1 <= cursor < self.next:
             raise Gap(cursor, self.oldest)
-        items = (self._items[sequence] for sequence in range(cursor + 1, self.next))
+        items = (self._items[sequence] for sequence in range(cursor + 1, self.next) if sequence in self._items)
         return list(islice((item for item in items if topic in (None, item.topic)), limit))
 
     def replay(self, cursor: str, topic: str | None = None) -> tuple[bytes | None, list[Scheduled]]:

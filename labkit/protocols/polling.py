@@ -17,7 +17,7 @@ from labkit.errors import TrialError
 from labkit.event import decode_gap, decode_id, encode_id
 from labkit.ledger import Kind
 from labkit.protocols.base import Consumer, Producer, gap_response
-from labkit.protocols.eventlog import UNKNOWN, EventLog, Gap
+from labkit.protocols.eventlog import UNKNOWN, Gap
 from labkit.workload import Scheduled
 
 Found = TypeVar("Found")
@@ -30,7 +30,6 @@ class PollingProducer(Producer):
     """The server. `GET /events/latest` and `GET /events?after=ID`, both with `topic`; one event a line (NDJSON)."""
 
     async def open(self, port: int = 0) -> str:
-        self._log = EventLog()
         self._news = asyncio.Event()
         app = web.Application()
         app.router.add_get("/events/latest", self._latest)
@@ -41,22 +40,22 @@ class PollingProducer(Producer):
         topic, known = request.query.get("topic"), request.headers.get("If-None-Match")
 
         def changed() -> Scheduled | None:
-            item = self._log.latest(topic)
+            item = self.log.latest(topic)
             return item if item and _etag(item) != known else None
 
         item = await self._within(_preferred_wait(request, self.timings.hold), changed)
-        return _answer([item]) if item else _unchanged(request, self._log.latest(topic))
+        return _answer([item]) if item else _unchanged(request, self.log.latest(topic))
 
     async def _after(self, request: web.Request) -> web.Response:
         topic, after = request.query.get("topic"), request.query.get("after")
-        cursor = self._log.oldest - 1 if after is None else decode_id(after)
+        cursor = self.log.oldest - 1 if after is None else decode_id(after)
         cursor = UNKNOWN if cursor is None else cursor
         wait = _preferred_wait(request, self.timings.hold)
         try:
-            items = await self._within(wait, lambda: self._log.after(cursor, topic, PAGE))
+            items = await self._within(wait, lambda: self.log.after(cursor, topic, PAGE))
         except Gap as gap:
             return gap_response(gap)
-        return _answer(items) if items else _unchanged(request, self._log.get(cursor))
+        return _answer(items) if items else _unchanged(request, self.log.get(cursor))
 
     async def _within(self, wait: float, look: Callable[[], Found]) -> Found:
         """What `look` finds at once or, looking again after each new event, within `wait` seconds."""
@@ -69,7 +68,7 @@ class PollingProducer(Producer):
         return found
 
     async def publish(self, item: Scheduled) -> None:
-        self._log.append(item)
+        self.log.append(item)
         self._news.set()
         self._news = asyncio.Event()
 
@@ -106,9 +105,9 @@ class PollingConsumer(Consumer):
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
         self._url = f"{peer}/events" if self.recovers else f"{peer}/events/latest"
-        self._asked = [0] * self.count
+        self._asked = dict.fromkeys(self.hosts, 0)
         self._client = await self.client(self.timings.request + (self.timings.hold if self.held else 0))
-        for subscriber in range(self.count):
+        for subscriber in self.hosts:
             self.tasks.start(self.keep(subscriber, self._session, ClientError))
         await self.all_up(self._url)
 
@@ -127,7 +126,7 @@ class PollingConsumer(Consumer):
 
     def pending(self, since_ns: int) -> int:
         """A held request hears of news at once; any other subscriber has to have asked again."""
-        return 0 if self.held else sum(asked < since_ns for asked in self._asked)
+        return 0 if self.held else sum(asked < since_ns for asked in self._asked.values())
 
     async def _poll(self, subscriber: int) -> None:
         last = self.last[subscriber]

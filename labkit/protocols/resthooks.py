@@ -3,7 +3,8 @@
 The subscription is a resource: create, list, read, delete. Before it exists the producer asks the target whether
 it wants it (the `X-Hook-Secret` handshake, which hands over the signing secret); 410 Gone ends it.
 At-most-once: one POST per event. At-least-once: retries, and a consumer that has heard nothing for a heartbeat
-reconciles against the producer's event log. A `thin` payload is a claim check that the consumer redeems.
+reconciles against the producer's event log. Durable: log and queues outlive the producer.
+A `thin` payload is a claim check that the consumer redeems.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import base64
 import json
 import secrets
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from aiohttp import ClientError, web
@@ -19,9 +20,9 @@ from aiohttp import ClientError, web
 from labkit.errors import TrialError
 from labkit.event import TOPIC, decode_gap, decode_id, encode_id, sequence_of
 from labkit.ledger import Kind
-from labkit.protocols.base import Consumer, Producer, gap_response
-from labkit.protocols.delivery import Endpoint, Receiver, drained
-from labkit.protocols.eventlog import UNKNOWN, EventLog, Gap
+from labkit.protocols.base import Consumer, Producer, every, gap_response
+from labkit.protocols.delivery import SAVE_EVERY, Endpoint, Receiver, Table, drained
+from labkit.protocols.eventlog import UNKNOWN, Gap
 from labkit.protocols.openapi import DOCUMENT
 from labkit.trial import Payload
 from labkit.workload import Scheduled
@@ -34,28 +35,41 @@ NDJSON = "application/x-ndjson"
 
 
 class Subscription:
-    """The resource: where to deliver what, and the endpoint that does it."""
+    """The resource: where to deliver what, and the endpoint that does it. `number` is that of the subscriber."""
 
-    def __init__(self, number: int, target: str, topic: str | None, payload: Payload) -> None:
-        self.id = secrets.token_hex(8)
+    def __init__(self, identifier: str, number: int, target: str, topic: str | None, payload: Payload) -> None:
+        self.id = identifier
         self.number = number
         self.target = target
         self.topic = topic
         self.payload = payload
+        self.secret = ""
         self.endpoint: Endpoint | None = None
 
     def to_json(self) -> dict[str, str]:
         """The representation; the secret is not part of it."""
         return {"id": self.id, "target_url": self.target, "event": self.topic or "*", "payload": self.payload}
 
+    def to_row(self) -> dict[str, Any]:
+        """All there is to know of it, for the producer's own table."""
+        assert self.endpoint
+        fields = {name: getattr(self, name) for name in ("id", "number", "target", "topic", "payload", "secret")}
+        return {**fields, "ended_with": self.endpoint.ended_with}
+
+    def body(self, item: Scheduled) -> bytes:
+        """What is delivered of an event: all of it, or a claim check."""
+        event_id = encode_id(item.sequence)
+        thin = {"id": event_id, "href": f"/events/{event_id}"}
+        return json.dumps(thin).encode() if self.payload is Payload.THIN else item.raw
+
 
 class RestHooksProducer(Producer):
     """The server of the subscription resource and of the event log, and the client that delivers."""
 
     async def open(self, port: int = 0) -> str:
-        self._log = EventLog()
         self._subscriptions: dict[str, Subscription] = {}
         self._numbers = count()
+        self._table = Table(self.ledger)
         app = web.Application()
         app.router.add_post("/subscriptions", self._create)
         app.router.add_get("/subscriptions", self._list)
@@ -64,30 +78,59 @@ class RestHooksProducer(Producer):
         app.router.add_get("/events", self._events)
         app.router.add_get("/events/{id}", self._event)
         app.router.add_get("/openapi.json", self._openapi)
-        self._url, self._app = await self.serve(app, port), app
         self._client = await self.client(self.timings.request)
+        self._restore()
+        self._url, self._app = await self.serve(app, port), app
+        if self.durable:
+            self.tasks.start(every(SAVE_EVERY, self._save))
         return self._url
 
-    async def _create(self, request: web.Request) -> web.Response:
-        subscription = _wanted(await request.read(), next(self._numbers))
-        key = secrets.token_bytes(24)
-        await self._shake_hands(subscription, "whsec_" + base64.b64encode(key).decode())
-        self._subscriptions[subscription.id] = subscription
-        location = f"/subscriptions/{subscription.id}"
-        return web.json_response(subscription.to_json(), status=201, headers={"Location": location})
+    def _restore(self) -> None:
+        """Goes on with the subscriptions of a predecessor, and with what the log holds and it had not delivered."""
+        for row in self._table.load():
+            subscription = Subscription(row["id"], row["number"], row["target"], row["topic"], Payload(row["payload"]))
+            endpoint = self._start(subscription, row["secret"])
+            endpoint.ended_with = row["ended_with"]
+            self._numbers = count(max(row["number"] + 1, next(self._numbers)))
+            for item in self.log.after(max(row["ended_with"], self.log.oldest - 1), row["topic"]):
+                endpoint.push(item, subscription.body(item))
 
-    async def _shake_hands(self, subscription: Subscription, secret: str) -> None:
+    async def _save(self) -> None:
+        """What a 201 promises to keep outlives the process, whatever the guarantee."""
+        self._table.save([subscription.to_row() for subscription in self._subscriptions.values()])
+
+    async def _create(self, request: web.Request) -> web.Response:
+        """201 for a new subscription; 200 where the target had one: it goes on as wanted now, with a new key."""
+        wish = _wanted(await request.read())
+        key = base64.b64encode(secrets.token_bytes(24)).decode()
+        await self._shake_hands(wish.target, "whsec_" + key)
+        known = next((old for old in self._subscriptions.values() if old.target == wish.target), None)
+        subscription = known or Subscription(secrets.token_hex(8), next(self._numbers), *wish)
+        subscription.topic, subscription.payload = wish.topic, wish.payload
+        self._start(subscription, "whsec_" + key)
+        await self._save()
+        location = f"/subscriptions/{subscription.id}"
+        status = 200 if known else 201
+        return web.json_response(subscription.to_json(), status=status, headers={"Location": location})
+
+    async def _shake_hands(self, target: str, secret: str) -> None:
         """The target proves that it wants this subscription by echoing the secret; 422 when it does not."""
         try:
-            async with self._client.post(
-                subscription.target, headers={"X-Hook-Secret": secret}, allow_redirects=False
-            ) as response:
+            async with self._client.post(target, headers={"X-Hook-Secret": secret}, allow_redirects=False) as response:
                 confirmed = 200 <= response.status < 300 and response.headers.get("X-Hook-Secret") == secret
                 problem = f"it answered {response.status} without the X-Hook-Secret it was sent"
         except (ClientError, OSError, TimeoutError) as error:
             confirmed, problem = False, f"it could not be reached ({type(error).__name__})"
         if not confirmed:
             raise _unprocessable(f"target_url did not confirm the subscription: {problem}.")
+
+    def _start(self, subscription: Subscription, secret: str) -> Endpoint:
+        """Delivers to a subscription from now on, with this secret."""
+        subscription.secret = secret
+        self._subscriptions[subscription.id] = subscription
+        if subscription.endpoint:
+            subscription.endpoint.rekey(secret)
+            return subscription.endpoint
         subscription.endpoint = Endpoint(
             self.trial,
             self.ledger,
@@ -98,9 +141,11 @@ class RestHooksProducer(Producer):
             gone=lambda: self._end(subscription.id),
         )
         self.tasks.start(subscription.endpoint.run())
+        return subscription.endpoint
 
     def _end(self, identifier: str) -> None:
         self._subscriptions.pop(identifier, None)
+        self._table.save([subscription.to_row() for subscription in self._subscriptions.values()])
 
     def _found(self, request: web.Request) -> Subscription:
         subscription = self._subscriptions.get(request.match_info["id"])
@@ -123,16 +168,16 @@ class RestHooksProducer(Producer):
 
     async def _events(self, request: web.Request) -> web.Response:
         after = request.query.get("after")
-        cursor = self._log.oldest - 1 if after is None else decode_id(after)
+        cursor = self.log.oldest - 1 if after is None else decode_id(after)
         try:
-            items = self._log.after(UNKNOWN if cursor is None else cursor, request.query.get("topic"), PAGE)
+            items = self.log.after(UNKNOWN if cursor is None else cursor, request.query.get("topic"), PAGE)
         except Gap as gap:
             return gap_response(gap)
         return web.Response(body=b"".join(item.raw + b"\n" for item in items), content_type=NDJSON)
 
     async def _event(self, request: web.Request) -> web.Response:
         sequence = decode_id(request.match_info["id"])
-        item = self._log.get(sequence) if sequence is not None else None
+        item = self.log.get(sequence) if sequence is not None else None
         if item is None:
             raise _problem(web.HTTPNotFound, "There is no such event, or it is no longer kept.")
         return web.Response(body=item.raw, content_type="application/cloudevents+json")
@@ -141,11 +186,10 @@ class RestHooksProducer(Producer):
         return web.json_response({**DOCUMENT, "servers": [{"url": self._url}]})
 
     async def publish(self, item: Scheduled) -> None:
-        self._log.append(item)
+        self.log.append(item)
         for subscription in self._subscriptions.values():
             if subscription.endpoint and subscription.topic in (None, item.topic):
-                thin = subscription.payload is Payload.THIN
-                subscription.endpoint.push(item, _claim_check(item) if thin else item.raw)
+                subscription.endpoint.push(item, subscription.body(item))
 
     async def pending(self) -> int:
         return sum(subscription.endpoint.pending for subscription in self._active())
@@ -158,10 +202,6 @@ class RestHooksProducer(Producer):
             await asyncio.sleep(0)
 
 
-def _claim_check(item: Scheduled) -> bytes:
-    return json.dumps({"id": encode_id(item.sequence), "href": f"/events/{encode_id(item.sequence)}"}).encode()
-
-
 def _problem(kind: type[web.HTTPException], detail: str) -> web.HTTPException:
     return kind(text=json.dumps({"detail": detail}), content_type="application/json")
 
@@ -170,7 +210,15 @@ def _unprocessable(detail: str) -> web.HTTPException:
     return _problem(web.HTTPUnprocessableEntity, detail)
 
 
-def _wanted(body: bytes, number: int) -> Subscription:
+class _Wish(NamedTuple):
+    """What a request for a subscription asks for."""
+
+    target: str
+    topic: str | None
+    payload: Payload
+
+
+def _wanted(body: bytes) -> _Wish:
     """The subscription that a request asks for; 422 with the reason when it asks for none."""
     try:
         fields = json.loads(body)
@@ -185,7 +233,7 @@ def _wanted(body: bytes, number: int) -> Subscription:
         raise _unprocessable("event has to be a topic, or * for all.")
     if payload not in list(Payload):
         raise _unprocessable("payload has to be full or thin.")
-    return Subscription(number, target, None if event == "*" else event, Payload(payload))
+    return _Wish(target, None if event == "*" else event, Payload(payload))
 
 
 def _is_loopback(target: str) -> bool:
@@ -200,9 +248,10 @@ class RestHooksConsumer(Consumer):
     """The server of one target path for each subscriber, and the client that subscribes."""
 
     async def open(self, port: int = 0) -> str:
-        self._receivers: list[Receiver | None] = [None] * self.count
+        self._receivers: dict[int, Receiver] = {}
+        self._known: dict[int, list[int]] = {}
         self._expected: set[int] = set()
-        self._arrivals = [0] * self.count
+        self._arrivals = dict.fromkeys(self.hosts, 0)
         self._behind: set[int] = set()
         app = web.Application(client_max_size=2**21)
         app.router.add_post("/hooks/{subscriber:[0-9]{1,4}}", self._hook)
@@ -211,9 +260,12 @@ class RestHooksConsumer(Consumer):
     async def _hook(self, request: web.Request) -> web.Response:
         subscriber, secret = int(request.match_info["subscriber"]), request.headers.get("X-Hook-Secret")
         if secret is not None and subscriber in self._expected:
-            self._receivers[subscriber] = Receiver(secret, drop_repeats=self.recovers)
+            new = self._receivers[subscriber] = Receiver(secret, drop_repeats=self.recovers)
+            new.remember(map(encode_id, self._known.get(subscriber, [])))
             return web.Response(status=200, headers={"X-Hook-Secret": secret})
-        receiver = self._receivers[subscriber] if subscriber < self.count else None
+        receiver = self._receivers.get(subscriber)
+        if receiver is None and subscriber in self._known:
+            raise web.HTTPServiceUnavailable(text="About to subscribe again.\n")
         if receiver is None:
             raise web.HTTPGone(text="Nobody is subscribed here.\n")
         body = await request.read()
@@ -234,21 +286,27 @@ class RestHooksConsumer(Consumer):
         raise web.HTTPServiceUnavailable(text="The event could not be fetched.\n")
 
     def _take(self, subscriber: int, body: bytes) -> None:
-        sequence, last, receiver = sequence_of(body), self.last[subscriber], self._receivers[subscriber]
-        assert receiver is not None
+        sequence, last = sequence_of(body), self.last[subscriber]
         self._arrivals[subscriber] += 1
-        if receiver.repeated(encode_id(sequence)):
+        if self._receivers[subscriber].repeated(encode_id(sequence)):
             self.ledger.repeated(subscriber, sequence, body)
             return
         self.ledger.received(subscriber, sequence, body)
         if last is None or sequence > last:
             self.last[subscriber] = sequence
 
+    def resume(self, received: dict[int, list[int]]) -> None:
+        super().resume(received)
+        # Until it subscribes again a hook is asked to wait: 410 would end the subscription that goes on.
+        self._known = {subscriber: received.get(subscriber, []) for subscriber in self.hosts}
+        # It was away, so it looks into the log before it trusts what is delivered.
+        self._behind = set(self.hosts) if self.recovers else set()
+
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
         self._peer = peer
         self._client = await self.client(self.timings.request)
-        for subscriber in range(self.count):
+        for subscriber in self.hosts:
             await self._subscribe(subscriber, f"{public}/hooks/{subscriber}")
             if self.recovers:
                 self.tasks.start(self._reconcile(subscriber))
@@ -259,7 +317,7 @@ class RestHooksConsumer(Consumer):
         self._expected.add(subscriber)
         try:
             async with self._client.post(f"{self._peer}/subscriptions", json=wish) as response:
-                if response.status != 201:
+                if response.status not in (200, 201):
                     raise TrialError(
                         f"Subscribing at {self._peer} was answered {response.status}: {await response.text()}"
                     )
@@ -276,15 +334,17 @@ class RestHooksConsumer(Consumer):
         """
         cursor, arrivals = self.last[subscriber], self._arrivals[subscriber]
         while True:
-            await asyncio.sleep(self.timings.heartbeat)
-            if self._arrivals[subscriber] != arrivals and subscriber not in self._behind:
-                cursor, arrivals = self.last[subscriber], self._arrivals[subscriber]
-                continue
+            if subscriber not in self._behind:
+                await asyncio.sleep(self.timings.heartbeat)
+                if self._arrivals[subscriber] != arrivals:
+                    cursor, arrivals = self.last[subscriber], self._arrivals[subscriber]
+                    continue
             try:
                 cursor = await self._fetch_missed(subscriber, cursor)
                 self._behind.discard(subscriber)
             except (ClientError, OSError, TimeoutError):
                 self._behind.add(subscriber)
+                await asyncio.sleep(self.timings.heartbeat)
 
     async def _fetch_missed(self, subscriber: int, cursor: int | None) -> int | None:
         """Takes all that follows the cursor, page after page; returns the new cursor."""

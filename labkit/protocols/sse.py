@@ -15,13 +15,12 @@ from labkit.event import encode_id
 from labkit.ledger import Kind
 from labkit.protocols.base import (
     DRAINED,
-    UNSENT_LIMIT,
     Audience,
     Consumer,
     Producer,
     every,
 )
-from labkit.protocols.eventlog import EventLog
+from labkit.trial import UNSENT_LIMIT
 from labkit.workload import Scheduled
 
 HEARTBEAT = b":\n\n"
@@ -104,7 +103,6 @@ class SseProducer(Producer):
     """The server. `GET /events?topic=T` is a subscription, `Last-Event-ID` its cursor."""
 
     async def open(self, port: int = 0) -> str:
-        self._log = EventLog()
         self._audience: Audience[web.StreamResponse] = Audience()
         self._transports: dict[web.StreamResponse, asyncio.Transport] = {}
         app = web.Application()
@@ -123,7 +121,7 @@ class SseProducer(Producer):
         transport.set_write_buffer_limits(high=2 * UNSENT_LIMIT)
         opening = f"retry: {round(self.timings.retry * 1000)}\n\n".encode()
         if self.recovers and after:
-            signal, missed = self._log.replay(after, topic)
+            signal, missed = self.log.replay(after, topic)
             opening += frame(signal, event="gap") if signal else b""
             opening += b"".join(frame(item.raw, encode_id(item.sequence)) for item in missed)
         self._transports[stream] = transport
@@ -143,7 +141,7 @@ class SseProducer(Producer):
 
     async def publish(self, item: Scheduled) -> None:
         if self.recovers:
-            self._log.append(item)
+            self.log.append(item)
             block = frame(item.raw, encode_id(item.sequence))
         else:
             block = frame(item.raw)
@@ -152,9 +150,12 @@ class SseProducer(Producer):
     async def _write(self, streams: list[web.StreamResponse], block: bytes) -> None:
         for stream in streams:
             transport = self._transports[stream]
-            if transport.get_write_buffer_size() + len(block) > UNSENT_LIMIT:
+            if transport.is_closing():
+                continue
+            if (unsent := transport.get_write_buffer_size()) + len(block) > UNSENT_LIMIT:
+                self.ledger.write(Kind.OVERFLOWED, value=unsent)
                 transport.abort()
-            elif not transport.is_closing():
+            else:
                 # So far below the high-water mark this never waits: one slow subscriber does not hold up the others.
                 await stream.write(block)
 
@@ -185,7 +186,7 @@ class SseConsumer(Consumer):
         assert peer is not None
         self._url = f"{peer}/events"
         self._client = await self.client()
-        for subscriber in range(self.count):
+        for subscriber in self.hosts:
             self.tasks.start(self.keep(subscriber, self._session, ClientError))
         await self.all_up(self._url)
 

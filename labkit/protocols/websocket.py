@@ -15,8 +15,8 @@ from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from labkit.ledger import Kind
-from labkit.protocols.base import DRAINED, HOST, UNSENT_LIMIT, Audience, Consumer, Producer, every, port_error
-from labkit.protocols.eventlog import EventLog
+from labkit.protocols.base import DRAINED, HOST, Audience, Consumer, Producer, every, port_error
+from labkit.trial import UNSENT_LIMIT
 from labkit.workload import Scheduled
 
 
@@ -39,7 +39,6 @@ class WebSocketProducer(Producer):
     """The server. `GET /?topic=T&after=ID` with an Upgrade is a subscription."""
 
     async def open(self, port: int = 0) -> str:
-        self._log = EventLog()
         self._audience: Audience[ServerConnection] = Audience()
         ping = _ping_interval(self.recovers)
         try:
@@ -59,7 +58,7 @@ class WebSocketProducer(Producer):
         topic, after = fields.get("topic", [None])[0], fields.get("after", [None])[0]
         connection.transport.set_write_buffer_limits(high=UNSENT_LIMIT)
         if self.recovers and after is not None:
-            signal, missed = self._log.replay(after, topic)
+            signal, missed = self.log.replay(after, topic)
             for raw in ([signal] if signal else []) + [item.raw for item in missed]:
                 broadcast([connection], raw, text=True)
         # Nothing was awaited since the replay was read, so live delivery follows it without a hole.
@@ -75,9 +74,11 @@ class WebSocketProducer(Producer):
         connections = self._audience.wanting(item.topic)
         broadcast(connections, item.raw, text=True)
         if self.recovers:
-            self._log.append(item)
+            self.log.append(item)
         for connection in connections:
-            if connection.transport.get_write_buffer_size() > UNSENT_LIMIT:
+            unsent = connection.transport.get_write_buffer_size()
+            if unsent > UNSENT_LIMIT and not connection.transport.is_closing():
+                self.ledger.write(Kind.OVERFLOWED, value=unsent)
                 connection.transport.abort()
 
     async def drain(self) -> None:
@@ -104,7 +105,7 @@ class WebSocketConsumer(Consumer):
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
         self._peer = peer
-        for subscriber in range(self.count):
+        for subscriber in self.hosts:
             self.tasks.start(self.keep(subscriber, self._session, WebSocketException))
         await self.all_up(peer)
 
