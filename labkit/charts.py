@@ -27,7 +27,11 @@ from labkit.trial import Guarantee, Measure, Payload
 
 VERDICTS = ("inconclusive", "lossy", "complete")
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
-MEANING = {Guarantee.AT_MOST_ONCE: "out of the box", Guarantee.AT_LEAST_ONCE: "recovery switched on"}
+MEANING = {
+    Guarantee.AT_MOST_ONCE: "out of the box",
+    Guarantee.AT_LEAST_ONCE: "recovery switched on",
+    Guarantee.DURABLE: "and the log on disk",
+}
 
 
 FATES = {

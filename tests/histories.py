@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from labkit.audit import Offer, Outcome, audit
+from labkit.audit import Offer, Outcome, Terms, audit
 from labkit.ledger import EVERYONE, MAGIC, NO_SEQUENCE, RECORD, Kind
 
 DTYPE = np.dtype(
@@ -76,6 +76,8 @@ class History:
     def outage(self, cut, healed):
         self.link += [record(Kind.CUT, cut), record(Kind.HEALED, healed)]
 
-    def judge(self, drained=True) -> Outcome:
+    def judge(self, drained=True, **terms) -> Outcome:
+        """What the audit says; `terms` are those of `labkit.audit.Terms`."""
         received = [record(Kind.RECEIVED, at, FIRST + n, who, crc(n)) for (who, n), at in self.arrivals.items()]
-        return audit(self.offer, records(self.producer), records(self.consumer + received), records(self.link), drained)
+        producer, consumer, link = map(records, (self.producer, self.consumer + received, self.link))
+        return audit(self.offer, producer, consumer, link, drained, Terms(**terms))

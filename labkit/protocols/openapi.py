@@ -36,7 +36,7 @@ DOCUMENT: dict[str, Any] = {
                         **_one("Subscribed."),
                         "headers": {"Location": {"required": True, "schema": {"type": "string"}}},
                     },
-                    "200": _one("Subscribed as before, with a new secret: the target had a subscription."),
+                    "200": _one("Subscribed as before, with a new secret: the target had one to this event."),
                     "422": _PROBLEM,
                 },
                 "callbacks": {

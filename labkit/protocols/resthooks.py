@@ -78,9 +78,9 @@ class RestHooksProducer(Producer):
         app.router.add_get("/events", self._events)
         app.router.add_get("/events/{id}", self._event)
         app.router.add_get("/openapi.json", self._openapi)
+        self._url, self._app = await self.serve(app, port), app
         self._client = await self.client(self.timings.request)
         self._restore()
-        self._url, self._app = await self.serve(app, port), app
         if self.durable:
             self.tasks.start(every(SAVE_EVERY, self._save))
         return self._url
@@ -100,13 +100,14 @@ class RestHooksProducer(Producer):
         self._table.save([subscription.to_row() for subscription in self._subscriptions.values()])
 
     async def _create(self, request: web.Request) -> web.Response:
-        """201 for a new subscription; 200 where the target had one: it goes on as wanted now, with a new key."""
+        """201 for a new subscription; 200 where the target had one to this event: it goes on, with a new key."""
         wish = _wanted(await request.read())
         key = base64.b64encode(secrets.token_bytes(24)).decode()
         await self._shake_hands(wish.target, "whsec_" + key)
-        known = next((old for old in self._subscriptions.values() if old.target == wish.target), None)
+        same = (old for old in self._subscriptions.values() if (old.target, old.topic) == (wish.target, wish.topic))
+        known = next(same, None)
         subscription = known or Subscription(secrets.token_hex(8), next(self._numbers), *wish)
-        subscription.topic, subscription.payload = wish.topic, wish.payload
+        subscription.payload = wish.payload
         self._start(subscription, "whsec_" + key)
         await self._save()
         location = f"/subscriptions/{subscription.id}"
