@@ -102,12 +102,17 @@ def unmet(protocol: str, outage: Outage) -> str | None:
 
 
 class Runner:
-    """Runs a plan into a folder. `progress` is told of each trial as it ends, with its error or None."""
+    """Runs a plan into a folder. `progress` is told of each trial as it ends, with its error or None.
 
-    def __init__(self, plan: Plan, out: Path, argv: list[str], progress: Callable[[Trial, str | None], None]) -> None:
+    loads: how many trials other than those of latency may be in their load at one time.
+    """
+
+    def __init__(
+        self, plan: Plan, out: Path, argv: list[str], progress: Callable[[Trial, str | None], None], loads: int = LOADS
+    ) -> None:
         self._plan, self._out, self._progress = plan, out, progress
         self._stop = threading.Event()
-        self._loads = threading.Semaphore(LOADS)
+        self._loads = threading.Semaphore(loads)
         self._lock = threading.Lock()
         self._stations = 0
         schedule = plan.workload.schedule()

@@ -16,6 +16,9 @@ from labkit.errors import TrialError
 ASK_LIMIT = 10.0
 """Seconds in which a node has to answer."""
 
+START_LIMIT = 30.0
+"""Seconds in which a node has to answer first: on a busy machine it takes some to start."""
+
 
 class Stopped(Exception):
     """The run was told to stop."""
@@ -27,6 +30,7 @@ class Node:
     def __init__(self, role: str, log: Path, stop: threading.Event) -> None:
         self.role, self._log, self._stop = role, log, stop
         self.owned: int | None = None
+        self._answered = False
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "labkit.node", role],
@@ -54,8 +58,9 @@ class Node:
         except OSError as error:
             raise self._ended() from error
 
-    def answer(self, limit: float = ASK_LIMIT) -> Any:
+    def answer(self) -> Any:
         """The result of the oldest command not yet answered. Raises TrialError, or Stopped when the run is."""
+        limit = ASK_LIMIT if self._answered else START_LIMIT
         until = time.monotonic() + limit
         while not self._stop.is_set():
             try:
@@ -66,6 +71,7 @@ class Node:
                 continue
             if line is None:
                 raise self._ended()
+            self._answered = True
             reply = json.loads(line)
             if "error" in reply:
                 raise TrialError(reply["error"])
