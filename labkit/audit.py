@@ -127,33 +127,38 @@ def audit(
     """Judges one trial. `outages` holds the records of whoever broke things, the link's among them.
 
     Owed is every wanted event that the producer says it sent, or accepted. An arrival counts when its bytes are right
-    (CRC-32) and it was wanted. Lost deliveries are `REJECTED` where the producer recorded so, else `GAP_SEEN` where a
+    (CRC-32) and it was wanted; what the consumer dropped by its id counts as a copy alone, for the application never
+    saw it. Lost deliveries are `REJECTED` where the producer recorded so, else `GAP_SEEN` where a
     gap signal covers them or they were due between the last arrival before a disconnection and the reconnection.
     """
     sent = producer[(producer["kind"] == Kind.SENT) & _in_load(producer, offer)]
     events = sent["sequence"].astype(np.int64) - offer.first
     offered = _events(producer, offer, Kind.SENT)
-    owed = offer.wanted & _events(producer, offer, terms.owes)
+    agreed = _events(producer, offer, terms.owes)
 
     arrivals = consumer[np.isin(consumer["kind"], (Kind.RECEIVED, Kind.REPEATED)) & (_of_load(consumer, offer))]
     good, corrupt, unexpected = _sort(arrivals, offer, offer.wanted & offered)
-    arrived, copies, reordered = _first_arrivals(arrivals[good], offer, owed.shape)
-    # What a durable log had not yet accepted when its producer ended may arrive all the same, and is then delivered.
-    owed = owed | (arrived > 0)
+    arrived, copies, reordered = _first_arrivals(arrivals[good], offer, offer.wanted.shape)
+    # A durable log may hold what its producer did not live to see accepted: it does where anyone got the event.
+    agreed |= (arrived > 0).any(axis=0)
+    owed = offer.wanted & agreed
 
     windows = _windows(outages)
     fate = np.full(owed.shape, Fate.SILENT, np.int8)
     fate[_gaps(consumer, offer, arrived)] = Fate.GAP_SEEN
     fate[_rejections(producer, offer, owed.shape)] = Fate.REJECTED
     fate[arrived > 0] = Fate.ON_TIME
+    struck = (np.arange(len(owed)) < (len(owed) if terms.struck is None else terms.struck))[:, np.newaxis]
     for _, healed in windows:
         if healed is not None:
-            fate[(arrived >= healed) & (offer.due_ns < healed)] = Fate.LATE
+            fate[struck & (arrived >= healed) & (offer.due_ns < healed)] = Fate.LATE
 
     lost = owed & (arrived == 0)
-    unoffered = ~offered
+    unoffered, open_end = ~offered, offered & ~agreed
     if terms.producer_ends:
         unoffered &= ~_absent(offer, sent, windows)
+        open_end &= ~_events(sent[sent["time_ns"] <= _last_end(windows)], offer, Kind.SENT)
+    unclear = not drained or unoffered.any() or (open_end & offer.wanted).any()
     begins = windows[0][0] if windows else None
     return Outcome(
         owed=owed,
@@ -165,12 +170,12 @@ def audit(
         reordered=reordered,
         unexpected=unexpected,
         corrupt=corrupt,
-        overflowed=int((producer["kind"] == Kind.OVERFLOWED).sum()),
+        overflowed=sum(int((records["kind"] == Kind.OVERFLOWED).sum()) for records in (producer, consumer)),
         windows=windows,
         noticed_producer_ns=_noticed(producer, begins),
         noticed_consumer_ns=_noticed(consumer, begins),
-        recovered_ns=_recovered(offer, arrived, owed, windows[-1][1] if windows else None),
-        verdict="inconclusive" if not drained or unoffered.any() else "lossy" if lost.any() else "complete",
+        recovered_ns=_recovered(offer, arrived, owed & struck, windows[-1][1] if windows else None),
+        verdict="inconclusive" if unclear else "lossy" if lost.any() else "complete",
     )
 
 
@@ -202,6 +207,11 @@ def _absent(offer: Offer, sent: Records, windows: list[tuple[int, int | None]]) 
     return cells
 
 
+def _last_end(windows: list[tuple[int, int | None]]) -> int:
+    """When the last outage ended; before any time where there was none."""
+    return max((NEVER if end is None else end for _, end in windows), default=-1)
+
+
 def _sort(arrivals: Records, offer: Offer, owed: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int, int]:
     """Which arrivals are good; how many are corrupt; how many are sound, but nobody's due."""
     known = _in_load(arrivals, offer) & (arrivals["subscriber"] < owed.shape[0])
@@ -216,13 +226,18 @@ def _sort(arrivals: Records, offer: Offer, owed: NDArray[np.bool_]) -> tuple[NDA
 def _first_arrivals(
     arrivals: Records, offer: Offer, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """First arrival times (0: none), arrivals beyond the first, and first arrivals that a later event had overtaken."""
+    """First arrival times (0: none), arrivals beyond the first, and first arrivals that a later event had overtaken.
+
+    The first is one that the application got; with repeats alone there is none.
+    """
     arrived, copies = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     cells = arrivals["subscriber"].astype(np.int64) * shape[1] + arrivals["sequence"].astype(np.int64) - offer.first
-    unique, first, times = np.unique(cells, return_index=True, return_counts=True)
-    arrived.ravel()[unique] = arrivals["time_ns"][first]
+    unique, times = np.unique(cells, return_counts=True)
     copies.ravel()[unique] = times - 1
-    firsts = arrivals[np.sort(first)]
+    taken = np.flatnonzero(arrivals["kind"] == Kind.RECEIVED)
+    unique, first = np.unique(cells[taken], return_index=True)
+    arrived.ravel()[unique] = arrivals["time_ns"][taken[first]]
+    firsts = arrivals[taken[np.sort(first)]]
     by_subscriber = firsts[np.argsort(firsts["subscriber"], kind="stable")]
     _, starts = np.unique(by_subscriber["subscriber"], return_index=True)
     reordered = 0
@@ -234,8 +249,14 @@ def _first_arrivals(
 
 def _windows(outages: Records) -> list[tuple[int, int | None]]:
     """Begin and end of each outage, in order."""
-    cuts, heals = (np.sort(outages["time_ns"][outages["kind"] == kind]) for kind in (Kind.CUT, Kind.HEALED))
-    return [(int(cut), int(heals[number]) if number < len(heals) else None) for number, cut in enumerate(cuts)]
+    windows: list[tuple[int, int | None]] = []
+    for record in outages[np.isin(outages["kind"], (Kind.CUT, Kind.HEALED))]:
+        is_open = bool(windows) and windows[-1][1] is None
+        if record["kind"] == Kind.CUT and not is_open:
+            windows.append((int(record["time_ns"]), None))
+        elif record["kind"] == Kind.HEALED and is_open:
+            windows[-1] = (windows[-1][0], int(record["time_ns"]))
+    return windows
 
 
 def _explained(
@@ -282,12 +303,14 @@ def _gaps(consumer: Records, offer: Offer, arrived: NDArray[np.int64]) -> NDArra
         cells[record["subscriber"], (numbers > after) & (numbers < oldest)] = True
     for subscriber in np.unique(consumer["subscriber"][consumer["kind"] == Kind.DISCONNECTED]):
         mine = consumer[consumer["subscriber"] == subscriber]
-        ups = mine["time_ns"][mine["kind"] == Kind.CONNECTED]
-        receipts = mine["time_ns"][mine["kind"] == Kind.RECEIVED]
-        for down in mine["time_ns"][mine["kind"] == Kind.DISCONNECTED]:
+        # By the order of writing: on a coarse clock a loss and what followed it bear the same time.
+        downs, ups, receipts = (
+            np.flatnonzero(mine["kind"] == kind) for kind in (Kind.DISCONNECTED, Kind.CONNECTED, Kind.RECEIVED)
+        )
+        for down in downs:
             before, later = receipts[receipts < down], ups[ups > down]
-            since = int(before[-1]) if len(before) else 0
-            until = int(later[0]) if len(later) else NEVER
+            since = int(mine["time_ns"][before[-1]]) if len(before) else 0
+            until = int(mine["time_ns"][later[0]]) if len(later) else NEVER
             # An event that was due just before the last arrival may have been in flight behind it.
             cells[subscriber, (offer.due_ns <= until) & _after_last(offer, arrived[subscriber], since)] = True
     return cells
@@ -309,12 +332,17 @@ def _noticed(records: Records, begins: int | None) -> int | None:
 
 
 def _recovered(offer: Offer, arrived: NDArray[np.int64], owed: NDArray[np.bool_], healed: int | None) -> int | None:
-    """From the heal until the last subscriber had what it was still to get of the past, and something new."""
+    """From the heal until the last subscriber had what it was still to get of the past, and something new.
+
+    A subscriber that is owed nothing new has only the past to get; where none is, nothing shows the recovery.
+    """
     if healed is None:
         return None
     past = owed & (offer.due_ns < healed) & (arrived >= healed)
-    new = owed & (offer.due_ns >= healed) & (arrived > 0)
+    fresh = owed & (offer.due_ns >= healed)
+    if not fresh.any():
+        return None
     caught_up = np.where(past, arrived, healed).max(axis=1, initial=healed)
-    alive = np.where(new, arrived, NEVER).min(axis=1, initial=NEVER)
-    last = int(np.maximum(caught_up, alive).max())
+    alive = np.where(fresh & (arrived > 0), arrived, NEVER).min(axis=1, initial=NEVER)
+    last = int(np.maximum(caught_up, np.where(fresh.any(axis=1), alive, healed)).max())
     return last - healed if last < NEVER else None

@@ -230,23 +230,29 @@ def _load(run: Path, folder: Path, offers: dict[str, Offer]) -> Recording:
         offers[offered] = _offer(trial.under(run), offered)
     offer = replace(offers[offered], due_ns=offers[offered].due_ns + phases["load"])
     consumers = ("consumer", "spared") if trial.struck < trial.workload.subscribers else ("consumer",)
-    producer = _records(folder, phases["stop"], "producer")
-    consumer = _records(folder, phases["stop"], *consumers)
+    producer = _records(folder, trial, phases["stop"], "producer")
+    consumer = _records(folder, trial, phases["stop"], *consumers)
     link = read(folder / "link.ledger") if trial.linked else producer[:0]
     return Recording(trial, phases, record, offer, audit(offer, producer, consumer, link, drained, _terms(trial)), link)
 
 
-def _records(folder: Path, until: int, *roles: str) -> Records:
+def _records(folder: Path, trial: Trial, until: int, *roles: str) -> Records:
     """What all processes of these roles wrote, each in order, later ones after earlier ones.
 
     What closing the trial did to its connections, after `until`, is no part of it.
     """
-    paths = [folder / f"{role}.ledger" for role in roles]
-    for role in roles:
-        later = folder.glob(f"{role}-*.ledger")
-        paths += sorted(later, key=lambda path: int(path.stem.rpartition("-")[2]))
-    records = np.concatenate([read(path) for path in paths])
+    records = np.concatenate([read(path) for role in roles for path in _ledgers(folder, trial, role)])
     return records[records["time_ns"] <= until]
+
+
+def _ledgers(folder: Path, trial: Trial, role: str) -> list[Path]:
+    """The ledgers that the processes of a role left, or have to have left: each crash has one more begun."""
+    crashes = trial.outage.repeat if trial.outage and trial.outage.kind == f"{role}-crash" else 0
+    there = [
+        int(number) for path in folder.glob(f"{role}-*.ledger") if (number := path.stem[len(role) + 1 :]).isdecimal()
+    ]
+    later = range(2, max([1 + crashes, *there]) + 1)
+    return [folder / f"{role}.ledger", *(folder / f"{role}-{number}.ledger" for number in later)]
 
 
 def _terms(trial: Trial) -> Terms:

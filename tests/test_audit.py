@@ -581,3 +581,432 @@ def test_whatever_the_ledgers_say_owed_is_delivered_plus_lost(producer, consumer
     assert outcome.delivered == int((outcome.arrived_ns > 0).sum())
     assert outcome.verdict in ("complete", "lossy", "inconclusive")
     assert drained or outcome.verdict == "inconclusive"
+
+
+CELL = ("lost", "again", "dropped again", "corrupt", "corrupt at first", "dropped unseen")
+"""What may become of one delivery of a perfect history."""
+
+
+@st.composite
+def faulty(draw):
+    """A history of several subscribers with random faults, the cells of each, and how many phantoms came."""
+    events, subscribers = draw(st.integers(4, 12)), draw(st.integers(2, 4))
+    mask = st.lists(st.booleans(), min_size=events, max_size=events)
+    wanted = np.array([draw(mask) for _ in range(subscribers)])
+    history = History(events, wanted=wanted)
+    after = history.due(events)
+    faults = {what: set() for what in (*CELL, "swapped")}
+    for who in range(subscribers):
+        numbers = np.flatnonzero(wanted[who]).tolist()
+        free = draw(st.lists(st.sampled_from(("fine", "swapped", *CELL)), min_size=events, max_size=events))
+        while numbers:
+            number = numbers.pop(0)
+            what, cell = free[number], (who, number)
+            if what == "swapped" and numbers:
+                other = (who, numbers.pop(0))
+                history.arrivals[cell], history.arrivals[other] = history.arrivals[other], history.arrivals[cell]
+                faults[what].add(cell)
+            elif what in CELL:
+                plant(history, what, cell, after)
+                faults[what].add(cell)
+    strangers = [(subscribers, 0), (EVERYONE, events - 1), (0, events), (subscribers - 1, events + 1000)]
+    strangers += [(int(who), int(number)) for who, number in np.argwhere(~wanted)]
+    phantoms = draw(st.lists(st.sampled_from(strangers), max_size=5))
+    for who, number in phantoms:
+        history.consumed(draw(st.sampled_from((Kind.RECEIVED, Kind.REPEATED))), after, number, who)
+    return history, faults, len(phantoms)
+
+
+def plant(history, what, cell, after):
+    """One fault in one cell of a perfect history; copies come `after` everything else."""
+    who, number = cell
+    if what == "again":
+        history.consumed(Kind.RECEIVED, after, number, who)
+    elif what == "dropped again":
+        history.consumed(Kind.REPEATED, after, number, who)
+    elif what == "corrupt at first":
+        history.consumed(Kind.RECEIVED, history.arrivals[cell] - 1, number, who, WRONG)
+    else:
+        at = history.lose(number, who)
+        if what == "corrupt":
+            history.consumed(Kind.RECEIVED, at, number, who, WRONG)
+        elif what == "dropped unseen":
+            history.consumed(Kind.REPEATED, at, number, who)
+
+
+def cells(matrix):
+    return {(int(who), int(number)) for who, number in np.argwhere(matrix)}
+
+
+@given(faulty())
+@settings(max_examples=200, deadline=None)
+def test_every_planted_fault_is_found_in_its_own_cell_and_nothing_else_is(case):
+    history, faults, phantoms = case
+    outcome = history.judge()
+    lost = faults["lost"] | faults["corrupt"] | faults["dropped unseen"]
+    again = faults["again"] | faults["dropped again"]
+    assert cells(outcome.owed) == cells(history.offer.wanted)
+    assert cells(outcome.owed & (outcome.fate == Fate.SILENT)) == lost
+    assert cells(outcome.owed & (outcome.fate == Fate.ON_TIME)) == cells(history.offer.wanted) - lost
+    assert cells(outcome.unexplained) == lost
+    assert cells(outcome.copies) == again
+    assert outcome.copies.max() <= 1
+    assert {cell: int(outcome.arrived_ns[cell]) for cell in cells(outcome.arrived_ns)} == history.arrivals
+    corrupt = len(faults["corrupt"] | faults["corrupt at first"])
+    planted = {"silent": len(lost), "duplicated": len(again), "reordered": len(faults["swapped"]), "corrupt": corrupt}
+    assert found(outcome) == only(history, **planted, unexpected=phantoms)
+    assert int(outcome.owed.sum()) == outcome.delivered + outcome.lost
+
+
+@given(faulty(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_trial_that_was_not_drained_or_left_out_an_event_is_inconclusive_whatever_else_happened(case, data):
+    history, _, _ = case
+    events = len(history.offer.due_ns)
+    ends = data.draw(st.booleans())
+    cut = data.draw(st.integers(1, events - 1))
+    healed = data.draw(st.integers(cut + 1, events))
+    if ends:
+        history.outage(history.due(cut) - STEP // 2, history.due(healed) - STEP // 2)
+        away = range(cut, healed)
+    else:
+        away = range(0)
+    sent = dict(enumerate(history.producer))
+    history.producer = [row for number, row in sent.items() if number not in away]
+    fair = history.judge(producer_ends=ends)
+    assert fair.verdict == ("lossy" if fair.lost else "complete")
+    assert not fair.owed[:, list(away)].any()
+    assert history.judge(drained=False, producer_ends=ends).verdict == "inconclusive"
+    # What was last due before the end may have been on its way to the protocol; what an event followed was left out.
+    outside = [number for number in range(events) if number not in away and not (ends and number == cut - 1)]
+    if outside:
+        gone = data.draw(st.sets(st.sampled_from(outside), min_size=1))
+        history.producer = [row for number, row in sent.items() if number not in away and number not in gone]
+        outcome = history.judge(producer_ends=ends)
+        assert outcome.verdict == "inconclusive"
+        assert int(outcome.owed.sum()) == outcome.delivered + outcome.lost
+        assert not outcome.owed[:, list(gone)].any()
+
+
+@st.composite
+def broken_off(draw):
+    """A history with one to three outages and random losses, and the outages by event numbers."""
+    events, subscribers = draw(st.integers(6, 24)), draw(st.integers(1, 4))
+    mask = st.lists(st.sampled_from((True, True, False)), min_size=events, max_size=events)
+    history = History(events, wanted=np.array([draw(mask) for _ in range(subscribers)]))
+    marks = sorted(draw(st.lists(st.integers(0, events), min_size=2, max_size=6, unique=True)))
+    windows = list(zip(marks[::2], marks[1::2], strict=False))
+    for cut, healed in windows:
+        history.outage(history.due(cut) - STEP // 2, history.due(healed) - STEP // 2)
+    if draw(st.booleans()):
+        history.link.pop()
+        windows[-1] = (windows[-1][0], events)
+    for cell in draw(st.sets(st.sampled_from(sorted(history.arrivals) or [None]))) - {None}:
+        history.lose(cell[1], cell[0])
+    return history, windows
+
+
+@given(broken_off(), st.integers(0, 4), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_a_loss_is_explained_where_nothing_arrived_between_it_and_an_outage_and_only_there(case, spared, latest_only):
+    history, windows = case
+    subscribers = len(history.offer.wanted)
+    struck = max(1, subscribers - spared)
+    outcome = history.judge(struck=struck, latest_only=latest_only)
+
+    def explained(who, number):
+        got = {n for w, n in history.arrivals if w == who}
+        superseded = latest_only and number < max(got, default=-1)
+        near = any(
+            not got & (set(range(number, cut)) | set(range(healed, number + 1))) or cut <= number < healed
+            for cut, healed in windows
+        )
+        return superseded or (who < struck and near)
+
+    lost = cells(history.offer.wanted) - history.arrivals.keys()
+    assert cells(outcome.unexplained) == {cell for cell in lost if not explained(*cell)}
+    assert outcome.lost == len(lost)
+    assert len(outcome.windows) == len(windows)
+
+
+def outages(*windows, events=20, subscribers=2):
+    """A history with outages from before one event until before another."""
+    history = History(events, subscribers)
+    for cut, healed in windows:
+        history.outage(history.due(cut) - STEP // 2, history.due(healed) - STEP // 2)
+    return history
+
+
+def unexplained(history, *losses, **terms):
+    """The cells (subscriber, number) among these losses that no outage accounts for."""
+    for who, number in losses:
+        history.lose(number, who)
+    return cells(history.judge(**terms).unexplained)
+
+
+def test_a_loss_before_an_outage_is_unexplained_once_something_later_had_arrived():
+    assert unexplained(outages((8, 12)), (0, 5), (0, 7), (1, 7), (1, 6)) == {(0, 5)}
+
+
+def test_an_outage_reaches_until_something_that_was_due_after_it_arrives():
+    losses = [(0, 12), (0, 13), (0, 15), (1, 13)]
+    assert unexplained(outages((8, 12)), *losses) == {(0, 15), (1, 13)}
+
+
+def test_what_lay_between_two_outages_is_unexplained_when_its_neighbours_arrived():
+    losses = [(0, 5), (0, 8), (0, 12), (1, 6), (1, 7), (1, 8), (1, 9)]
+    assert unexplained(outages((4, 6), (10, 13)), *losses) == {(0, 8)}
+
+
+def test_what_was_due_in_an_outage_and_came_before_its_end_does_not_end_it():
+    history = outages((8, 12))
+    assert unexplained(history, (0, 8), (0, 10), (0, 11)) == set()
+    assert history.judge().fate[0, 9] == Fate.ON_TIME
+
+
+def test_an_outage_without_end_accounts_for_all_that_followed():
+    history = outages((8, 12))
+    history.link.pop()
+    losses = [(0, 3), *((0, number) for number in range(8, 20))]
+    assert unexplained(history, *losses) == {(0, 3)}
+    assert history.judge().windows == [(history.due(8) - STEP // 2, None)]
+
+
+def test_spared_subscribers_have_no_excuse_and_nothing_of_theirs_is_late():
+    history = outages((8, 12))
+    for who in (0, 1):
+        history.arrivals[who, 11] = history.due(12) - STEP // 2
+    assert unexplained(history, (0, 9), (1, 9), struck=1) == {(1, 9)}
+    outcome = history.judge(struck=1)
+    assert (outcome.fate[0, 11], outcome.fate[1, 11]) == (Fate.LATE, Fate.ON_TIME)
+
+
+def test_what_a_later_event_superseded_is_lost_and_explained_but_the_newest_is_not():
+    history = History()
+    assert unexplained(history, (0, 5), (1, 19), latest_only=True) == {(1, 19)}
+    assert found(history.judge(latest_only=True)) == only(history, silent=2)
+
+
+def test_cut_and_heal_belong_to_what_follows_them():
+    history = outages()
+    cut, healed = history.arrivals[0, 8], history.due(12)
+    history.outage(cut, healed)
+    history.arrivals[0, 11] = healed
+    history.arrivals[1, 11] = healed - 1
+    outcome = history.judge()
+    assert fates(outcome)[11:13] == [Fate.LATE, Fate.ON_TIME]
+    assert set(fates(outcome, 1)) == {Fate.ON_TIME}
+    assert unexplained(history, (0, 7), (0, 12)) == set()
+
+
+def test_of_several_outages_each_makes_late_what_waited_for_its_end():
+    history = outages((4, 6), (10, 13))
+    history.arrivals[0, 4] = history.due(6) - STEP // 2
+    history.arrivals[0, 5] = history.due(13) + 1
+    history.arrivals[1, 12] = history.due(13) - STEP // 2 + 1
+    outcome = history.judge()
+    assert found(outcome) == only(history, late=3, reordered=1)
+    assert outcome.recovered_ns == STEP // 2 + LATENCY
+    assert len(outcome.windows) == 2
+
+
+def test_each_side_notices_for_itself_after_the_first_cut_and_recovery_counts_from_the_last_heal():
+    history = outages((4, 6), (10, 13))
+    first, last = history.due(4) - STEP // 2, history.due(13) - STEP // 2
+    history.consumed(Kind.DISCONNECTED, first - 1)
+    history.consumed(Kind.CONNECTED, first - 1)
+    history.consumed(Kind.DISCONNECTED, history.due(10))
+    history.consumed(Kind.CONNECTED, last)
+    history.produced(Kind.OVERFLOWED, first, subscriber=0)
+    history.arrivals[1, 13] += 77
+    outcome = history.judge()
+    assert (outcome.noticed_producer_ns, outcome.noticed_consumer_ns) == (0, history.due(10) - first)
+    assert outcome.noticed_ns == 0
+    assert outcome.recovered_ns == history.due(13) + LATENCY + 77 - last
+
+
+def test_one_side_may_notice_what_the_other_never_does():
+    history = healing()
+    history.consumed(Kind.GAP, history.due(12), number=8)
+    outcome = history.judge()
+    assert outcome.noticed_producer_ns is None
+    assert outcome.noticed_consumer_ns == outcome.noticed_ns == history.due(12) - (history.due(8) - STEP // 2)
+
+
+def test_overflows_are_counted_on_either_side():
+    history = History()
+    history.produced(Kind.OVERFLOWED, history.due(3), number=3, subscriber=1)
+    history.consumed(Kind.OVERFLOWED, history.due(4))
+    assert history.judge().overflowed == 2
+
+
+def test_a_repeat_of_what_the_application_never_got_is_no_delivery():
+    history = History()
+    at = history.lose(5)
+    history.consumed(Kind.REPEATED, at, number=5)
+    outcome = history.judge()
+    assert found(outcome) == only(history, silent=1)
+    assert outcome.arrived_ns[0, 5] == 0
+    history.consumed(Kind.RECEIVED, at + 9, number=5)
+    outcome = history.judge()
+    assert found(outcome) == only(history, duplicated=1)
+    assert outcome.arrived_ns[0, 5] == at + 9
+
+
+def test_a_connection_that_was_back_at_the_same_tick_of_the_clock_was_back():
+    history = History()
+    at = history.due(7) - 1
+    for number in (6, 7, 12):
+        history.lose(number)
+    history.consumed(Kind.DISCONNECTED, at)
+    history.consumed(Kind.CONNECTED, at)
+    assert found(history.judge()) == only(history, gap_seen=1, silent=2)
+
+
+def test_an_outage_that_begins_as_another_ends_is_one_of_its_own():
+    history = History()
+    times = [history.due(number) for number in (4, 6, 6, 9)]
+    history.outage(*times[:2])
+    history.outage(*times[2:])
+    assert history.judge().windows == [(times[0], times[1]), (times[2], times[3])]
+
+
+def test_an_end_without_a_begin_is_no_outage():
+    history = History()
+    history.link.append(record(Kind.HEALED, history.due(2)))
+    history.outage(history.due(4), history.due(6))
+    assert history.judge().windows == [(history.due(4), history.due(6))]
+
+
+def test_a_subscriber_that_wanted_nothing_after_the_heal_does_not_put_off_the_recovery():
+    wanted = np.ones((2, 20), bool)
+    wanted[1, 12:] = False
+    history = History(wanted=wanted)
+    history.outage(history.due(8) - STEP // 2, history.due(12) - STEP // 2)
+    assert history.judge().recovered_ns == STEP // 2 + LATENCY
+    history.arrivals[1, 9] = history.due(14)
+    assert history.judge().recovered_ns == history.due(14) - (history.due(12) - STEP // 2)
+
+
+def test_where_nobody_wanted_anything_after_the_heal_nothing_shows_the_recovery():
+    wanted = np.ones((2, 20), bool)
+    wanted[:, 12:] = False
+    history = History(wanted=wanted)
+    history.outage(history.due(8) - STEP // 2, history.due(12) - STEP // 2)
+    assert history.judge().recovered_ns is None
+
+
+def test_a_spared_subscriber_has_nothing_to_recover_from():
+    history = healing()
+    history.arrivals[1, 12] += 4321
+    assert history.judge(struck=1).recovered_ns == STEP // 2 + LATENCY
+    for number in range(12, 20):
+        history.lose(number, subscriber=1)
+    assert history.judge(struck=1).recovered_ns == STEP // 2 + LATENCY
+
+
+def test_recovery_is_when_the_subscriber_was_reached_again_however_long_after_the_heal():
+    history = outages((8, 12))
+    history.consumed(Kind.DISCONNECTED, history.due(8))
+    history.consumed(Kind.CONNECTED, history.due(17) - 1)
+    assert unexplained(history, *((0, number) for number in range(8, 17))) == set()
+    outcome = history.judge()
+    assert found(outcome) == only(history, gap_seen=9)
+    assert outcome.recovered_ns == history.due(17) + LATENCY - (history.due(12) - STEP // 2)
+
+
+def accepting(*refused, **shape):
+    """A history whose producer has a durable log that accepted all events but these."""
+    history = History(**shape)
+    for number in range(len(history.offer.due_ns)):
+        if number not in refused:
+            history.produced(Kind.ACCEPTED, history.due(number) + 2 * LATENESS, number, value=256)
+    return history
+
+
+def test_a_durable_log_that_accepted_everything_owes_everything():
+    history = accepting()
+    history.lose(5)
+    assert found(history.judge(owes=Kind.ACCEPTED)) == only(history, silent=1)
+
+
+def test_what_a_durable_log_had_not_accepted_when_its_producer_ended_is_not_owed():
+    history = accepting(7, 8, 9, 10, 11)
+    history.outage(history.due(8) - STEP // 2, history.due(12) - STEP // 2)
+    del history.producer[8:12]
+    for who in (0, 1):
+        for number in (7, 8, 9, 10, 11):
+            history.lose(number, who)
+    terms = {"owes": Kind.ACCEPTED, "producer_ends": True}
+    assert found(history.judge(**terms)) == only(history, owed=30, delivered=30)
+
+
+def test_what_one_subscriber_got_a_durable_log_held_and_owes_to_all_whatever_its_producer_lived_to_record():
+    history = accepting(7)
+    history.outage(history.due(8) - STEP // 2, history.due(12) - STEP // 2)
+    history.arrivals[0, 7] = history.due(12)
+    terms = {"owes": Kind.ACCEPTED, "producer_ends": True}
+    assert found(history.judge(**terms)) == only(history, late=1, reordered=1)
+    history.lose(7, subscriber=1)
+    assert found(history.judge(**terms)) == only(history, late=1, reordered=1, silent=1)
+
+
+@pytest.mark.parametrize("producer_ends", [False, True])
+def test_what_a_living_producers_log_never_accepted_cannot_be_judged(producer_ends):
+    history = accepting(15)
+    history.outage(history.due(8) - STEP // 2, history.due(12) - STEP // 2)
+    for who in (0, 1):
+        history.lose(15, who)
+    outcome = history.judge(owes=Kind.ACCEPTED, producer_ends=producer_ends)
+    assert found(outcome) == only(history, owed=38, delivered=38, verdict="inconclusive")
+
+
+def test_a_producers_end_excuses_only_what_was_due_while_it_was_away():
+    history = outages((8, 12))
+    sent = list(history.producer)
+    history.producer = sent[:8] + sent[12:]
+    for who in (0, 1):
+        for number in range(8, 12):
+            history.lose(number, who)
+    assert found(history.judge(producer_ends=True)) == only(history, owed=32, delivered=32)
+    assert history.judge().verdict == "inconclusive"
+    for left_out in (3, 13):
+        history.producer = [row for row in sent[:8] + sent[12:] if row is not sent[left_out]]
+        assert history.judge(producer_ends=True).verdict == "inconclusive"
+
+
+def test_a_producer_that_ends_twice_is_excused_twice():
+    history = outages((4, 6), (10, 13))
+    sent = list(history.producer)
+    history.producer = sent[:4] + sent[6:10] + sent[13:]
+    for who in (0, 1):
+        for number in (4, 5, 10, 11, 12):
+            history.lose(number, who)
+    assert found(history.judge(producer_ends=True)) == only(history, owed=30, delivered=30)
+
+
+def test_a_producer_that_ended_for_good_is_excused_for_all_that_followed():
+    history = accepting(7, *range(8, 20))
+    history.outage(history.due(8) - STEP // 2, 0)
+    history.link.pop()
+    del history.producer[8:20]
+    for who in (0, 1):
+        for number in range(7, 20):
+            history.lose(number, who)
+    assert found(history.judge(owes=Kind.ACCEPTED, producer_ends=True)) == only(history, owed=14, delivered=14)
+    assert found(history.judge(producer_ends=True)) == only(history, owed=16, delivered=14, silent=2)
+
+
+def test_a_second_begin_before_the_end_is_the_same_outage():
+    history = outages((4, 9))
+    history.link.append(record(Kind.CUT, history.due(6)))
+    assert history.judge().windows == [(history.due(4) - STEP // 2, history.due(9) - STEP // 2)]
+
+
+def test_what_was_due_as_the_consumer_was_back_is_a_gap_seen():
+    history = History()
+    history.lose(7)
+    history.lose(8)
+    history.consumed(Kind.DISCONNECTED, history.due(7))
+    history.consumed(Kind.CONNECTED, history.due(8))
+    assert found(history.judge()) == only(history, gap_seen=2)

@@ -10,7 +10,7 @@ from histories import ledger_bytes, record
 
 from labkit.errors import UsageError
 from labkit.ledger import RECORD, Kind
-from labkit.outage import Outage
+from labkit.outage import Conditions, Outage
 from labkit.results import METRICS, Run, percentile
 from labkit.trial import SCHEMA, Guarantee, Measure, Trial
 from labkit.workload import Workload, digest
@@ -36,6 +36,9 @@ COLUMNS = {
     "reordered, unexpected, corrupt, noticed_ms, recovered_ms, verdict",
 }
 """Section 7 of the design, word for word."""
+
+RESET = Outage("reset", at=0.3, lasts=0.2)
+COLUMNS["loss"] += ", noticed_producer_ms, noticed_consumer_ms, unexplained, overflowed"
 
 
 class Recorded:
@@ -67,15 +70,27 @@ class Recorded:
                 number += 1
         return {"producer": sent, "consumer": received, "link": []}
 
-    def add(self, measure="latency", protocol="sse", guarantee="at-most-once", repeat=1, rows=None, drained=True):
-        """Records one trial; returns its folder."""
-        name = f"{measure}-{protocol}-{guarantee}-{repeat}"
-        outage = Outage("reset", at=0.3, lasts=0.2) if measure == "loss" else None
-        trial = Trial(name, Measure(measure), protocol, Guarantee(guarantee), self.workload, outage, repeat)
+    def add(
+        self,
+        measure="latency",
+        protocol="sse",
+        guarantee="at-most-once",
+        repeat=1,
+        rows=None,
+        drained=True,
+        outage=RESET,
+        usage=None,
+        **spec,
+    ):
+        """Records one trial; returns its folder. `rows` are by the name of the ledger; only a loss has an outage."""
+        outage = outage if measure == "loss" else None
+        kind = f"{outage.kind}-" if outage and outage.kind != "reset" else ""
+        name = f"{measure}-{protocol}-{guarantee}-{kind}{repeat}"
+        trial = Trial(name, Measure(measure), protocol, Guarantee(guarantee), self.workload, outage, repeat, **spec)
         place = self.folder / "trials" / name
         place.mkdir(parents=True)
         trial.save(place / "spec.json")
-        entry = {"digest": digest(self.schedule), "drained": drained, "phases": PHASES, "usage": {}}
+        entry = {"digest": digest(self.schedule), "drained": drained, "phases": PHASES, "usage": usage or {}}
         (place / "record.json").write_text(json.dumps(entry))
         for role, content in (rows or self.rows()).items():
             if role != "link" or trial.linked:
@@ -315,6 +330,10 @@ def test_losses_are_those_planted_and_told_apart(recorded):
         "noticed_ms": pytest.approx(3.0),
         "recovered_ms": pytest.approx(1.0),
         "verdict": "lossy",
+        "noticed_producer_ms": pytest.approx(400.0),
+        "noticed_consumer_ms": pytest.approx(3.0),
+        "unexplained": 3,
+        "overflowed": 0,
     }
 
 
@@ -536,6 +555,201 @@ def test_a_damaged_ledger_is_named_with_its_trial(recorded, role, harm):
     text = refusal(made.folder)
     assert f"{role}.ledger" in text
     assert "loss-sse-at-most-once-1" in text
+
+
+SPARING = Outage("reset", at=0.3, lasts=0.2, share=0.5)
+CRASH = Outage("consumer-crash", at=0.3, lasts=0.1, repeat=2)
+
+
+def by_process(made, outage):
+    """The rows of a perfect trial, the consumer's spread over the ledgers that its processes leave in this outage."""
+    rows = made.rows()
+    received = rows.pop("consumer")
+    for number, (begin, end) in enumerate(outage.windows()):
+        rows["link"] += [
+            record(Kind.CUT, START + round(begin * SECOND)),
+            record(Kind.HEALED, START + round(end * SECOND)),
+        ]
+        parts = [row for row in received if row[0] < START + begin * SECOND]
+        rows[f"consumer-{number + 1}" if number else "consumer"] = parts
+        received = [row for row in received if row not in parts]
+    return {**rows, f"consumer-{outage.repeat + 1}": received}
+
+
+def sparing(made):
+    """The rows of a perfect trial in which the second subscriber has a process of its own."""
+    rows = made.rows()
+    rows["spared"] = [row for row in rows["consumer"] if row[3] == 1]
+    rows["consumer"] = [row for row in rows["consumer"] if row[3] == 0]
+    return rows
+
+
+def test_what_all_processes_of_a_consumer_received_counts_together(recorded):
+    made = recorded()
+    made.add("loss", rows=by_process(made, CRASH), outage=CRASH)
+    found = row(Run(made.folder).loss)
+    assert (found["owed"], found["delivered"], found["reordered"], found["verdict"]) == (20, 20, 0, "complete")
+    assert (found["duplicated"], found["unexpected"], found["unexplained"]) == (0, 0, 0)
+
+
+def test_ten_processes_are_read_in_the_order_in_which_they_lived(recorded):
+    made = recorded(duration=3)
+    outage = Outage("consumer-crash", at=0.1, lasts=0.1, repeat=10)
+    made.add("loss", rows=by_process(made, outage), outage=outage)
+    found = row(Run(made.folder).loss)
+    assert (found["delivered"], found["reordered"], found["verdict"]) == (60, 0, "complete")
+
+
+def test_what_an_earlier_process_received_is_a_duplicate_in_a_later_one(recorded):
+    made = recorded()
+    rows = by_process(made, CRASH)
+    again = rows["consumer"][0]
+    rows["consumer-2"].append((START + 450 * MS, *again[1:]))
+    made.add("loss", rows=rows, outage=CRASH)
+    found = row(Run(made.folder).loss)
+    assert (found["delivered"], found["duplicated"], found["reordered"]) == (20, 1, 0)
+
+
+def test_two_processes_of_a_producer_offer_what_was_due_while_they_were_there(recorded):
+    made = recorded()
+    outage = Outage("producer-crash", at=0.35, lasts=0.2)
+    rows, away = made.rows(), {made.workload.first + number for number in (4, 5)}
+    sent = [row for row in rows["producer"] if row[2] not in away]
+    begin, end = START + 350 * MS, START + 550 * MS
+    rows = {
+        "producer": [row for row in sent if row[0] < begin],
+        "producer-2": [row for row in sent if row[0] > end],
+        "consumer": [row for row in rows["consumer"] if row[2] not in away],
+        "link": [record(Kind.CUT, begin), record(Kind.HEALED, end)],
+    }
+    made.add("loss", rows=rows, outage=outage)
+    made.add("loss", rows={**rows, "producer-2": rows["producer-2"][1:]}, outage=outage, repeat=2)
+    frame = Run(made.folder).loss
+    assert frame["verdict"].tolist() == ["complete", "inconclusive"]
+    assert frame["owed"].tolist() == [16, 14]
+
+
+def test_spared_subscribers_are_read_and_their_losses_have_no_excuse(recorded):
+    made = recorded()
+    rows = sparing(made)
+    cut, healed = START + 300 * MS, START + 500 * MS
+    rows["link"] = [record(Kind.CUT, cut), record(Kind.HEALED, healed)]
+    lost = made.workload.first + 4
+    for role in ("consumer", "spared"):
+        rows[role] = [row for row in rows[role] if row[2] != lost]
+    made.add("loss", rows=rows, outage=SPARING)
+    found = row(Run(made.folder).loss)
+    assert (found["owed"], found["delivered"], found["lost"], found["unexplained"]) == (20, 18, 2, 1)
+
+
+@pytest.mark.parametrize("name", ["consumer-2", "consumer-3", "spared", "producer-2"])
+@pytest.mark.parametrize("harm", ["torn", "gone"])
+def test_a_damaged_ledger_of_a_second_process_is_named_with_its_trial(recorded, name, harm):
+    made = recorded()
+    if name == "spared":
+        place = made.add("loss", rows=sparing(made), outage=SPARING)
+    elif name == "producer-2":
+        place = made.add("loss", rows={**made.rows(), name: []}, outage=Outage("producer-crash", at=0.3, lasts=0.2))
+    else:
+        place = made.add("loss", rows=by_process(made, CRASH), outage=CRASH)
+    path = place / f"{name}.ledger"
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-5])
+    text = refusal(made.folder)
+    assert f"{name}.ledger" in text
+    assert place.name in text
+    assert ("missing" if harm == "gone" else "damaged") in text
+
+
+def test_rows_of_several_outages_follow_the_table_of_outages_first(recorded):
+    made = recorded()
+    kinds = ["producer-crash", "silent", "close", "consumer-crash"]
+    for repeat in (2, 1):
+        for kind in kinds:
+            for guarantee in ("durable", "at-least-once", "at-most-once"):
+                for protocol in ("polling", "websocket"):
+                    outage = Outage(kind, at=0.3, lasts=0.2)
+                    later = {f"{outage.strikes}-2": []} if kind.endswith("crash") else {}
+                    made.add("loss", protocol, guarantee, repeat, {**made.rows(), **later}, outage=outage)
+    frame = Run(made.folder).loss
+    assert list(frame[["outage", "protocol", "guarantee", "trial"]].itertuples(index=False, name=None)) == [
+        (kind, protocol, guarantee, repeat)
+        for kind in ("close", "silent", "consumer-crash", "producer-crash")
+        for protocol in ("websocket", "polling")
+        for guarantee in ("at-most-once", "at-least-once", "durable")
+        for repeat in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "guarantee", "owed"),
+    [
+        ("sse", "durable", 18),
+        ("pubsub", "durable", 18),
+        ("pubsub", "at-least-once", 18),
+        ("sse", "at-least-once", 20),
+        ("pubsub", "at-most-once", 20),
+    ],
+)
+def test_what_a_log_outlives_its_producer_with_is_owed_from_when_it_was_accepted(recorded, protocol, guarantee, owed):
+    made = recorded()
+    outage = Outage("producer-crash", at=0.35, lasts=0.01)
+    cut = START + 350 * MS
+    rows, last = made.rows(), made.workload.first + 3
+    accepted = [record(Kind.ACCEPTED, row[0] + 1, row[2], value=row[1]) for row in rows["producer"] if row[2] != last]
+    rows["producer"], rows["producer-2"] = (
+        [row for row in rows["producer"] + accepted if (row[0] < cut) == early] for early in (True, False)
+    )
+    rows["consumer"] = [row for row in rows["consumer"] if row[2] != last]
+    rows["link"] = [record(Kind.CUT, cut), record(Kind.HEALED, cut + 10 * MS)]
+    made.add("loss", protocol, guarantee, rows=rows, outage=outage)
+    found = row(Run(made.folder).loss)
+    assert (found["owed"], found["delivered"], found["lost"]) == (owed, 18, owed - 18)
+    assert found["verdict"] == ("complete" if owed == 18 else "lossy")
+    assert found["unexplained"] == 0
+
+
+@pytest.mark.parametrize(("guarantee", "unexplained"), [("at-most-once", 0), ("at-least-once", 2)])
+@pytest.mark.parametrize("protocol", ["polling", "longpolling"])
+def test_only_a_poll_for_the_latest_may_pass_over_what_came_before(recorded, protocol, guarantee, unexplained):
+    made = recorded()
+    rows = made.rows()
+    rows["consumer"] = [row for row in rows["consumer"] if row[2] != made.workload.first + 8]
+    made.add("loss", protocol, guarantee, rows=rows)
+    found = row(Run(made.folder).loss)
+    assert (found["lost"], found["unexplained"]) == (2, unexplained)
+
+
+def test_the_brokers_slow_consumers_are_overflows_too(recorded):
+    made = recorded()
+    rows = made.rows()
+    rows["producer"].append(record(Kind.OVERFLOWED, START + MS, subscriber=0, value=1))
+    made.add("loss", rows=rows, usage={"broker": {"slow_consumers": 3}})
+    made.add("loss", repeat=2, usage={"broker": {}, "producer": {}})
+    assert Run(made.folder).loss["overflowed"].tolist() == [4, 0]
+
+
+def test_each_sides_notice_has_its_own_column(recorded):
+    made = recorded()
+    cut = START + 300 * MS
+    rows = {**made.rows(), "link": [record(Kind.CUT, cut), record(Kind.HEALED, cut + 200 * MS)]}
+    rows["producer"].append(record(Kind.FAILED, cut + 7 * MS, made.workload.first + 3, 0))
+    made.add("loss", rows=rows)
+    found = row(Run(made.folder).loss)
+    assert (found["noticed_ms"], found["noticed_producer_ms"]) == (pytest.approx(7.0), pytest.approx(7.0))
+    assert np.isnan(found["noticed_consumer_ms"])
+
+
+@pytest.mark.parametrize("measure", ["latency", "bandwidth"])
+def test_a_trial_over_a_slow_link_is_read_like_any_other(recorded, measure):
+    made = recorded()
+    place = made.add(measure, conditions=Conditions(delay=0.02, jitter=0.001))
+    assert (place / "link.ledger").exists()
+    (recording,) = Run(made.folder).of(Measure(measure))
+    assert recording.trial.conditions == Conditions(delay=0.02, jitter=0.001)
+    assert row(getattr(Run(made.folder), measure))["deliveries"] == 20
 
 
 @pytest.mark.parametrize("name", ["spec.json", "record.json"])
