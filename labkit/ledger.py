@@ -46,7 +46,7 @@ class Kind(IntEnum):
     KERNEL_UP = 13  # link: the kernel's own count of what came from the consumer's side
     KERNEL_DOWN = 14  # link: the kernel's own count of what came from the producer's side
     ACCEPTED = 15  # producer: the event is in a durable log; bytes
-    OVERFLOWED = 16  # producer: a subscriber too slow for its bounded queue was cut off, or missed this delivery
+    OVERFLOWED = 16  # either side: a subscriber too slow for its bounded queue was cut off, or missed this delivery
 
 
 _RECEIVED = int(Kind.RECEIVED)

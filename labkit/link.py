@@ -113,7 +113,7 @@ class _Route:
     async def listen(self) -> None:
         """Takes connections from now on."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Side(self, self.asks, dials=True), sock=_bound(self.port))
+        self._server = await loop.create_server(lambda: _Side(self, self.asks), sock=_bound(self.port))
 
     def cut(self, kind: str) -> None:
         """Breaks, unless it is spared."""
@@ -159,23 +159,24 @@ class _Side(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, route: _Route, kind: Kind, dials: bool = False) -> None:
-        self._route, self._kind, self._dials = route, kind, dials
+    def __init__(self, route: _Route, kind: Kind) -> None:
+        self._route, self._kind = route, kind
         self._peer: _Side | None = None
         self._held: deque[tuple[float, bytes]] = deque()
         self._held_bytes = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._full = False
         self._ended = self._passed_end = False
+        self._cut_short = False
         self._counted = False
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)
         self._route.sides.add(self)
-        if not self._dials:
-            return
-        if self._route.outage in ("reset", "close"):
+        if self._peer:
+            self._peer._meet(self)
+        elif self._route.outage in ("reset", "close"):
             self.suffer(self._route.outage)
         else:
             self._task = asyncio.ensure_future(self._dial(self._route.upstream))
@@ -189,7 +190,9 @@ class _Side(asyncio.Protocol):
         except OSError:
             # The listener behind the link is not there: the dialler learns it as it would have without a link.
             self._reset()
-            return
+
+    def _meet(self, peer: "_Side") -> None:
+        """Its peer is connected; done at once, so that neither can end without the other's knowing."""
         self._peer = peer
         if self.transport.is_closing():
             peer.transport.abort()
@@ -197,18 +200,23 @@ class _Side(asyncio.Protocol):
         peer.resume()
 
     def data_received(self, data: bytes) -> None:
-        if self._route.outage == "midmessage" and self._kind is Kind.DOWN and self._peer:
-            self._interrupt(data)
-        elif self._free and not self._route.link.conditions:
+        if self._cut_short:
+            return  # a transport may hand over one more chunk after a pause
+        slow = self._route.link.conditions
+        if self._route.outage == "midmessage" and self._kind is Kind.DOWN:
+            data, self._cut_short = data[: -min(LAST_PART, (len(data) + 1) // 2)], True
+        elif self._free and not slow:
             self._forward(data)
-        else:
-            # The peer is not there yet, the link is slow, or it is down: a transport may hand over one more chunk
-            # after a pause.
-            slow = self._route.link.conditions
+            return
+        # The peer is not there yet, the link is slow, or it is down: here too one more chunk may come after a pause.
+        if data:
             self._held.append((self._route.link.crosses(self._kind, len(data)) if slow else 0.0, data))
             self._held_bytes += len(data)
-            if not self._free or self._held_bytes > UNDER_WAY:
-                self.transport.pause_reading()
+        if self._cut_short or not self._free or self._held_bytes > UNDER_WAY:
+            self.transport.pause_reading()
+        if self._cut_short:
+            self.resume()
+        else:
             self._release()
 
     @property
@@ -220,16 +228,6 @@ class _Side(asyncio.Protocol):
         assert self._peer
         self._route.link.ledger.write(self._kind, value=len(data))
         self._peer.transport.write(data)
-
-    def _interrupt(self, data: bytes) -> None:
-        """Passes on a message without its end, and then ends the connection on both sides."""
-        assert self._peer
-        for _, earlier in self._held:
-            self._forward(earlier)
-        if part := data[: -min(LAST_PART, (len(data) + 1) // 2)]:
-            self._forward(part)
-        self._peer.transport.close()
-        self.transport.close()
 
     def _release(self) -> None:
         """Passes on what has crossed by now, and wakes up for the rest."""
@@ -303,6 +301,11 @@ class _Side(asyncio.Protocol):
             return
         assert self._peer
         self._release()
+        if self._cut_short:
+            if not self._held:
+                self._peer.transport.close()
+                self.transport.close()
+            return
         if self._held_bytes > UNDER_WAY:
             return
         if self._ended:

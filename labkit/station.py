@@ -116,7 +116,9 @@ class Node:
         try:
             self._process.wait(4)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            # What it started would outlive it: it may have had no time yet to say what that is.
+            for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
+                process.kill()
             self._process.wait()
         self._reader.join(1)
         if self._process.returncode and self.owned:

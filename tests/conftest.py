@@ -12,17 +12,21 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
+from labkit.broker import DEFAULT_SYNC, Broker
 from labkit.errors import TrialError
 from labkit.event import Event, encode
 from labkit.ledger import Kind, Ledger, read
 from labkit.protocols import find
+from labkit.protocols.eventlog import EventLog
+from labkit.protocols.streamlog import StreamLog
 from labkit.trial import Guarantee, Measure, Payload, Timings, Trial
 from labkit.workload import Scheduled, Workload
 
@@ -32,6 +36,9 @@ LIMIT = 15.0
 FAST = Timings(
     heartbeat=0.2, poll=0.05, hold=8.0, retry=0.01, retry_limit=0.05, attempts=5, request=2.0, ack=0.5
 )  # fmt: skip
+
+PATIENT = replace(FAST, heartbeat=600.0, attempts=100_000)
+"""Nothing happens by itself, and a delivery is never given up."""
 
 
 class Plain:
@@ -53,7 +60,7 @@ class Plain:
         return answer if isinstance(answer, web.StreamResponse) else web.Response(status=answer)
 
     async def __aenter__(self) -> "Plain":
-        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0)
+        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0.01)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
@@ -65,6 +72,8 @@ class Plain:
 
 class Bench:
     """Producers and consumers in this process, events to publish, and what the ledgers then say."""
+
+    patient = PATIENT
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -102,10 +111,34 @@ class Bench:
         return made
 
     @asynccontextmanager
-    async def producer(self, trial: Trial, port: int = 0) -> AsyncIterator[tuple[Any, str]]:
-        """An open producer and its URL, if it serves."""
-        with closing(Ledger(self.folder / "producer.ledger")) as ledger:
-            producer = find(trial.protocol).producer()(trial, ledger)
+    async def broker(self, sync: str = DEFAULT_SYNC) -> AsyncIterator[tuple[Broker, str]]:
+        """The lab's own broker, and its URL."""
+        broker = Broker(sync)
+        try:
+            yield broker, await broker.open()
+        finally:
+            broker.close()
+
+    @asynccontextmanager
+    async def stream_log(self, trial: Trial, url: str, name: str = "log") -> AsyncIterator[Any]:
+        """An open event log on a broker, with a ledger of that name; abandoned in the end, as by a killed process."""
+        with closing(Ledger(self.folder / f"{name}.ledger")) as ledger:
+            log = StreamLog(trial, ledger, url)
+            await log.open()
+            try:
+                yield log
+                log.check()
+            finally:
+                await log._tasks.close()
+                await log._client.close()
+
+    @asynccontextmanager
+    async def producer(
+        self, trial: Trial, port: int = 0, log: EventLog | None = None, name: str = "producer"
+    ) -> AsyncIterator[tuple[Any, str]]:
+        """An open producer and its URL, if it serves; `name` is that of its ledger."""
+        with closing(Ledger(self.folder / f"{name}.ledger")) as ledger:
+            producer = find(trial.protocol).producer()(trial, ledger, log)
             url = await producer.open(port)
             try:
                 yield producer, url or ""
@@ -114,9 +147,9 @@ class Bench:
             assert producer.tasks.failure is None
 
     @asynccontextmanager
-    async def consumer(self, trial: Trial, port: int = 0) -> AsyncIterator[tuple[Any, str]]:
-        """An open consumer and its URL, if it serves; to be connected by the test."""
-        with closing(Ledger(self.folder / "consumer.ledger")) as ledger:
+    async def consumer(self, trial: Trial, port: int = 0, name: str = "consumer") -> AsyncIterator[tuple[Any, str]]:
+        """An open consumer and its URL, if it serves; to be connected by the test. `name` is that of its ledger."""
+        with closing(Ledger(self.folder / f"{name}.ledger")) as ledger:
             consumer = find(trial.protocol).consumer()(trial, ledger)
             url = await consumer.open(port)
             try:
@@ -129,9 +162,13 @@ class Bench:
         found = read(self.folder / f"{side}.ledger")
         return [(int(r["subscriber"]), int(r["sequence"]), int(r["value"])) for r in found[found["kind"] == kind]]
 
-    def received(self, subscriber: int = 0) -> list[int]:
+    def received(self, subscriber: int = 0, side: str = "consumer") -> list[int]:
         """The sequence numbers that reached a subscriber, in order of arrival."""
-        return [sequence for who, sequence, _ in self.records("consumer", Kind.RECEIVED) if who == subscriber]
+        return [sequence for who, sequence, _ in self.records(side, Kind.RECEIVED) if who == subscriber]
+
+    def repeated(self, subscriber: int = 0, side: str = "consumer") -> list[int]:
+        """The sequence numbers that came to a subscriber again and were dropped, in order of arrival."""
+        return [sequence for who, sequence, _ in self.records(side, Kind.REPEATED) if who == subscriber]
 
     @staticmethod
     def server(*answers: Any) -> Plain:
@@ -143,6 +180,23 @@ class Bench:
             return now(request) if callable(now) else now
 
         return Plain(answer)
+
+    @asynccontextmanager
+    async def in_front_of(self, url: str) -> AsyncIterator[tuple[Plain, set[str]]]:
+        """A server that passes each POST on to `url`, but answers 503 on the paths in the set it comes with."""
+        held: set[str] = set()
+
+        async def pass_on(request: Any) -> web.Response:
+            if request.path in held:
+                return web.Response(status=503)
+            headers = {name: value for name, value in request.headers.items() if name not in ("Host", "Content-Length")}
+            body = await request.read()
+            async with client.post(url + request.path, headers=headers, data=body) as answer:
+                kept = {name: value for name, value in answer.headers.items() if name == "X-Hook-Secret"}
+                return web.Response(status=answer.status, headers=kept)
+
+        async with ClientSession() as client, Plain(pass_on) as server:
+            yield server, held
 
     async def refused(self, protocol: str, side: str, port: int) -> str:
         """The sentence with which a second server turns down a port that is taken."""

@@ -12,7 +12,7 @@ from standardwebhooks import Webhook
 
 from labkit.ledger import Kind, Ledger
 from labkit.protocols import delivery
-from labkit.protocols.delivery import Endpoint, Receiver
+from labkit.protocols.delivery import Endpoint, Receiver, Table
 
 SECRET = "whsec_" + b64encode(secrets.token_bytes(24)).decode()
 
@@ -191,6 +191,115 @@ def test_stopping_ends_the_retries_of_the_delivery_under_way(bench):
     asyncio.run(scenario())
 
 
+def test_a_full_queue_rejects_what_is_further_pushed_and_still_delivers_what_it_holds(bench, monkeypatch):
+    monkeypatch.setattr(delivery, "QUEUE_LIMIT", 3)
+
+    async def scenario():
+        release = asyncio.Event()
+
+        async def answer(request):
+            await release.wait()
+            return 204
+
+        async with bench.server(answer) as server, endpoint_to(bench, server.url) as endpoint:
+            items = bench.events(9)
+            endpoint.push(items[0], items[0].raw)
+            await bench.until(lambda: server.requests)
+            for item in items[1:6]:
+                endpoint.push(item, item.raw)
+            assert endpoint.pending == 4
+            assert bench.records("producer", Kind.OVERFLOWED) == [(7, 4, 3), (7, 5, 3)]
+            assert bench.records("producer", Kind.REJECTED) == [(7, 4, 0), (7, 5, 0)]
+            release.set()
+            await bench.until(lambda: endpoint.pending == 0)
+            for item in items[6:]:
+                endpoint.push(item, item.raw)
+            await bench.until(lambda: endpoint.pending == 0)
+            assert ids(server) == [f"{number:08d}" for number in (0, 1, 2, 3, 6, 7, 8)]
+            assert len(bench.records("producer", Kind.REJECTED)) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_delivery_has_ended_when_it_succeeded_or_was_given_up_and_not_before(bench):
+    async def scenario():
+        ended = []
+
+        def answer(status):
+            def note(request):
+                ended.append(endpoint.ended_with)
+                return status
+
+            return note
+
+        async with (
+            bench.server(*map(answer, (500, 204, *[500] * 5, 204))) as server,
+            endpoint_to(bench, server.url) as endpoint,
+        ):
+            for item in bench.events(3, start=4):
+                endpoint.push(item, item.raw)
+            assert endpoint.ended_with == -1
+            await bench.until(lambda: endpoint.pending == 0)
+            assert ended == [-1, -1, *[4] * 5, 5]
+            assert endpoint.ended_with == 6
+            assert bench.records("producer", Kind.REJECTED) == [(7, 5, 500)]
+
+    asyncio.run(scenario())
+
+
+def test_another_secret_signs_from_the_next_attempt_on(bench):
+    async def scenario():
+        other = "whsec_" + b64encode(secrets.token_bytes(24)).decode()
+
+        def refuse(request):
+            endpoint.rekey(other)
+            return 401
+
+        async with bench.server(refuse, 204) as server, endpoint_to(bench, server.url) as endpoint:
+            (item,) = bench.events(1)
+            endpoint.push(item, item.raw)
+            await bench.until(lambda: endpoint.pending == 0)
+            for request, secret in zip(server.requests, (SECRET, other), strict=True):
+                Webhook(secret).verify(item.raw, dict(request.headers))
+
+    asyncio.run(scenario())
+
+
+@pytest.fixture
+def table(bench):
+    with closing(Ledger(bench.folder / "producer.ledger")) as ledger:
+        yield Table(ledger)
+
+
+ROWS = [{"subscriber": 0, "ended_with": 7}, {"subscriber": 1, "topic": None, "secret": "whsec_\u00e9"}]
+
+
+def test_a_table_has_the_rows_last_saved_and_at_first_none(table):
+    assert table.load() == []
+    table.save(ROWS)
+    assert table.load() == ROWS
+    table.save(ROWS[:1])
+    assert table.load() == ROWS[:1]
+    table.save([])
+    assert table.load() == []
+
+
+def test_a_table_is_shared_by_all_processes_whose_ledgers_lie_in_one_folder(bench, table):
+    table.save(ROWS)
+    with closing(Ledger(bench.folder / "producer-2.ledger")) as ledger:
+        assert Table(ledger).load() == ROWS
+
+
+@pytest.mark.parametrize("half", ["", "[", '[{"subscriber": 0, "ended'])
+def test_a_save_that_was_cut_off_leaves_the_rows_of_the_one_before(bench, table, half):
+    table.save(ROWS)
+    (bench.folder / "endpoints.new").write_text(half)
+    assert table.load() == ROWS
+    table.save(ROWS[1:])
+    assert table.load() == ROWS[1:]
+    assert not (bench.folder / "endpoints.new").exists()
+
+
 def genuine(event_id="00000000", body=b"{}", at=None, secret=SECRET):
     now = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
     return {
@@ -269,6 +378,12 @@ def test_repeats_are_known_by_id_up_to_the_number_remembered(monkeypatch):
     receiver = Receiver(SECRET, drop_repeats=True)
     assert [receiver.repeated(name) for name in "abab"] == [False, False, True, True]
     assert [receiver.repeated(name) for name in "cba"] == [False, True, False]
+
+
+def test_what_a_receiver_is_told_to_remember_is_a_repeat():
+    receiver = Receiver(SECRET, drop_repeats=True)
+    receiver.remember(iter("ab"))
+    assert [receiver.repeated(name) for name in "abcc"] == [True, True, False, True]
 
 
 def test_a_receiver_that_keeps_repeats_knows_none():

@@ -6,7 +6,7 @@ import pytest
 from aiohttp.web import Response
 
 from labkit.errors import TrialError
-from labkit.ledger import Kind
+from labkit.ledger import NO_SEQUENCE, Kind
 from labkit.protocols.eventlog import EventLog
 
 
@@ -124,11 +124,9 @@ def test_a_long_backlog_comes_in_pages_that_lose_nothing(bench):
     ("cursor", "after"),
     [("00000003", "00000003"), ("00000099", "00000099"), ("nonsense", "00000000"), ("", "00000000")],
 )
-def test_an_evicted_or_unknown_cursor_is_answered_410_with_the_gap_spelled_out(bench, monkeypatch, cursor, after):
-    monkeypatch.setattr("labkit.protocols.polling.EventLog", lambda: EventLog(3))
-
+def test_an_evicted_or_unknown_cursor_is_answered_410_with_the_gap_spelled_out(bench, cursor, after):
     async def scenario():
-        async with bench.producer(bench.trial("polling")) as (producer, url):
+        async with bench.producer(bench.trial("polling"), log=EventLog(3)) as (producer, url):
             await publish(producer, bench.events(8))
             status, _, body = await bench.curl(f"{url}/events?after={cursor}")
             assert status == 410
@@ -281,5 +279,83 @@ def test_our_client_and_our_server_understand_each_other(bench, protocol, guaran
                 await producer.publish(item)
                 await bench.until(lambda n=number: bench.received(0)[-1:] == bench.received(1)[-1:] == [n])
             assert bench.received(0) == bench.received(1) == [0, 1, 2]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("protocol", ["polling", "longpolling"])
+@pytest.mark.parametrize(
+    ("guarantee", "asked"),
+    [
+        ("at-least-once", ("/events?after=00000007", '"00000007"')),
+        ("durable", ("/events?after=00000007", '"00000007"')),
+        ("at-most-once", ("/events/latest", None)),
+    ],
+)
+def test_a_resumed_client_asks_after_the_newest_event_where_it_recovers(bench, protocol, guarantee, asked):
+    async def scenario():
+        trial = bench.trial(protocol, guarantee)
+        async with bench.server(204) as server, bench.consumer(trial) as (consumer, _):
+            consumer.resume({0: [5, 6, 7]})
+            assert bench.records("consumer", Kind.DISCONNECTED) == [(0, NO_SEQUENCE, 0)]
+            await consumer.connect(server.url, None)
+            first = server.requests[0]
+            assert (first.path_qs, first.headers.get("If-None-Match")) == asked
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("protocol", ["polling", "longpolling"])
+@pytest.mark.parametrize(("guarantee", "received"), [("at-least-once", [2, 3, 4, 5]), ("at-most-once", [4, 5])])
+def test_a_client_in_a_killed_ones_place_misses_nothing_and_has_nothing_twice_where_it_recovers(
+    bench, protocol, guarantee, received
+):
+    async def scenario():
+        trial = bench.trial(protocol, guarantee, subscribers=2)
+        async with bench.producer(trial) as (producer, url), bench.consumer(trial) as (consumer, _):
+            items = bench.events(6)
+            await publish(producer, items[:5])
+            consumer.resume({0: [0, 1], 1: [0, 1, 2, 3, 4]})
+            await consumer.connect(url, None)
+            await publish(producer, items[5:])
+            await bench.until(lambda: bench.received(0)[-1:] == bench.received(1)[-1:] == [5])
+            # At most once, the newest event is asked for whoever had it.
+            assert (bench.received(0), bench.received(1)) == (received, [5] if guarantee == "at-least-once" else [4, 5])
+            assert bench.records("consumer", Kind.REPEATED) == bench.records("consumer", Kind.GAP) == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("protocol", ["polling", "longpolling"])
+def test_a_new_producer_with_the_same_log_goes_on_for_those_who_ask_again(bench, protocol):
+    async def scenario():
+        trial, log, items = bench.trial(protocol, "durable"), EventLog(), bench.events(9)
+        async with bench.consumer(trial) as (consumer, _):
+            async with bench.producer(trial, log=log) as (producer, url):
+                await consumer.connect(url, None)
+                await publish(producer, items[:3])
+                await bench.until(lambda: bench.received() == [0, 1, 2])
+            await bench.until(lambda: consumer.connected == 0)
+            for item in items[3:5]:
+                log.append(item)
+            async with bench.producer(trial, int(url.rpartition(":")[2]), log, "producer-2") as (producer, _):
+                await publish(producer, items[5:])
+                await bench.until(lambda: len(bench.received()) == 9)
+                assert (bench.received(), bench.repeated()) == (list(range(9)), [])
+
+    asyncio.run(scenario())
+
+
+def test_a_producer_that_is_closed_waits_for_no_request_it_holds(bench):
+    async def scenario():
+        async with bench.producer(bench.trial("longpolling")) as (producer, url):
+            await publish(producer, bench.events(1))
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            held = b"GET /events?after=00000000 HTTP/1.1\r\nHost: lab\r\nPrefer: wait=8\r\n\r\n"
+            writer.write(b"GET /events HTTP/1.1\r\nHost: lab\r\n\r\n" + held)
+            await reader.readuntil(bench.events(1)[0].raw)
+            async with asyncio.timeout(4):
+                await producer.close()
+            writer.close()
 
     asyncio.run(scenario())

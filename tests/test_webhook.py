@@ -1,4 +1,5 @@
 import asyncio
+import json
 import re
 import time
 from datetime import UTC, datetime
@@ -7,8 +8,9 @@ import aiohttp
 import pytest
 from standardwebhooks import Webhook
 
-from labkit.ledger import Kind
+from labkit.ledger import NO_SEQUENCE, Kind
 from labkit.protocols.delivery import derived_secret
+from labkit.protocols.eventlog import EventLog
 
 
 def signed(secret, item, **change):
@@ -264,5 +266,124 @@ def test_a_port_in_use_is_named_in_one_sentence(bench):
             port = int(url.rpartition(":")[2])
             sentence = await bench.refused("webhook", "consumer", port)
             assert re.fullmatch(rf"Port {port} is in use .*free one\.", sentence)
+
+    asyncio.run(scenario())
+
+
+def ended(bench):
+    """How far each endpoint has come, as a durable producer last saved it."""
+    return {row["subscriber"]: row["ended_with"] for row in json.loads((bench.folder / "endpoints.json").read_text())}
+
+
+@pytest.mark.parametrize(
+    ("save_every", "repeated"),
+    [(0.01, [[], []]), (600, [[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3]])],
+    ids=["lately", "never"],
+)
+def test_a_new_durable_producer_goes_on_where_each_endpoint_was_and_repeats_are_dropped(
+    bench, monkeypatch, save_every, repeated
+):
+    monkeypatch.setattr("labkit.protocols.webhook.SAVE_EVERY", save_every)
+
+    async def scenario():
+        trial, items = bench.trial("webhook", "durable", subscribers=2, timings=bench.patient), bench.events(10)
+        async with (
+            bench.broker("always") as (_, broker),
+            bench.consumer(trial) as (consumer, public),
+            bench.in_front_of(public) as (front, held),
+        ):
+            await consumer.connect(None, public)
+            async with (
+                bench.stream_log(trial, broker, "log") as log,
+                bench.producer(trial, log=log) as (producer, _),
+            ):
+                await producer.connect(front.url)
+                accept = log.before(producer.publish)
+                for item in items[:4]:
+                    await accept(item)
+                await bench.until(lambda: len(bench.received(0)) == len(bench.received(1)) == 4)
+                held.add("/hooks/1")
+                for item in items[4:8]:
+                    await accept(item)
+                await bench.until(lambda: len(bench.received(0)) == 8 and bench.records("producer", Kind.FAILED))
+                if save_every < 1:
+                    await bench.until(lambda: ended(bench) == {0: 7, 1: 3})
+            held.clear()
+            async with (
+                bench.stream_log(trial, broker, "log-2") as log,
+                bench.producer(trial, log=log, name="producer-2") as (producer, _),
+            ):
+                await producer.connect(front.url)
+                accept = log.before(producer.publish)
+                for item in items[8:]:
+                    await accept(item)
+                await bench.until(lambda: bench.received(0)[-1:] == bench.received(1)[-1:] == [9])
+                assert bench.received(0) == bench.received(1) == list(range(10))
+                assert [bench.repeated(0), bench.repeated(1)] == repeated
+
+    asyncio.run(scenario())
+
+
+def test_a_new_durable_producer_delivers_to_each_endpoint_its_own_topic_only(bench, monkeypatch):
+    monkeypatch.setattr("labkit.protocols.webhook.SAVE_EVERY", 600)
+
+    async def scenario():
+        trial = bench.trial("webhook", "durable", subscribers=2, topics=2, timings=bench.patient)
+        log, items = EventLog(), bench.events(8, topics=2)
+        async with bench.server(503) as away, bench.producer(trial, log=log) as (producer, _):
+            await producer.connect(away.url)
+            for item in items[:6]:
+                await producer.publish(item)
+        async with bench.consumer(trial) as (_, public), bench.producer(trial, log=log, name="again") as (producer, _):
+            await producer.connect(public)
+            for item in items[6:]:
+                await producer.publish(item)
+            await bench.until(lambda: len(bench.received(0)) == len(bench.received(1)) == 4)
+            assert [bench.received(0), bench.received(1)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+
+    asyncio.run(scenario())
+
+
+def test_a_durable_producer_whose_log_has_evicted_what_was_not_delivered_goes_on_with_the_oldest_kept(bench):
+    async def scenario():
+        trial, log = bench.trial("webhook", "durable", timings=bench.patient), EventLog(3)
+        async with bench.server(503) as away, bench.producer(trial, log=log) as (producer, _):
+            await producer.connect(away.url)
+            for item in bench.events(8):
+                await producer.publish(item)
+        async with bench.consumer(trial) as (_, public), bench.producer(trial, log=log, name="again") as (producer, _):
+            await producer.connect(public)
+            await bench.until(lambda: len(bench.received()) == 3)
+            assert bench.received() == [5, 6, 7]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("guarantee", ["at-most-once", "at-least-once"])
+def test_a_producer_that_is_not_durable_remembers_nothing(bench, guarantee):
+    async def scenario():
+        trial = bench.trial("webhook", guarantee, timings=bench.patient)
+        async with bench.server(503) as away, bench.producer(trial) as (producer, _):
+            await producer.connect(away.url)
+            await producer.publish(bench.events(1)[0])
+        assert not (bench.folder / "endpoints.json").exists()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "again", "repeated"), [("at-least-once", [3], [0, 1, 2]), ("at-most-once", [0, 1, 2, 3], [])]
+)
+def test_a_resumed_consumer_drops_what_its_predecessor_had_where_it_recovers(bench, guarantee, again, repeated):
+    async def scenario():
+        trial = bench.trial("webhook", guarantee)
+        async with bench.consumer(trial) as (consumer, url):
+            consumer.resume({0: [0, 1, 2]})
+            assert bench.records("consumer", Kind.DISCONNECTED) == [(0, NO_SEQUENCE, 0)]
+            await consumer.connect(None, url)
+            for item in bench.events(4):
+                headers = signed(derived_secret(trial, 0), item)
+                assert (await post(bench, f"{url}/hooks/0", headers, item.raw))[0] == 204
+            assert (bench.received(), bench.repeated()) == (again, repeated)
 
     asyncio.run(scenario())

@@ -8,8 +8,9 @@ import websockets.sync.client
 from websockets.asyncio.server import serve
 
 from labkit.errors import TrialError
-from labkit.ledger import Kind
+from labkit.ledger import NO_SEQUENCE, Kind
 from labkit.protocols.eventlog import EventLog
+from labkit.trial import UNSENT_LIMIT
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: lab\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -75,13 +76,9 @@ def test_a_client_at_most_once_goes_on_from_now_whatever_it_asks_for(bench):
 @pytest.mark.parametrize(
     ("cursor", "after"), [("00000003", "00000003"), ("00000099", "00000099"), ("nonsense", "00000000")]
 )
-def test_an_evicted_or_unknown_cursor_is_answered_with_a_gap_signal_and_all_that_is_kept(
-    bench, monkeypatch, cursor, after
-):
-    monkeypatch.setattr("labkit.protocols.websocket.EventLog", lambda: EventLog(3))
-
+def test_an_evicted_or_unknown_cursor_is_answered_with_a_gap_signal_and_all_that_is_kept(bench, cursor, after):
     async def scenario():
-        async with bench.producer(bench.trial("websocket")) as (producer, url):
+        async with bench.producer(bench.trial("websocket"), log=EventLog(3)) as (producer, url):
             items = bench.events(8)
             await publish(producer, items)
             (gap, *rest), _ = await asyncio.to_thread(receive, f"{url}/?after={cursor}", 4)
@@ -92,11 +89,9 @@ def test_an_evicted_or_unknown_cursor_is_answered_with_a_gap_signal_and_all_that
     asyncio.run(scenario())
 
 
-def test_the_oldest_cursor_whose_successors_are_all_kept_is_no_gap(bench, monkeypatch):
-    monkeypatch.setattr("labkit.protocols.websocket.EventLog", lambda: EventLog(3))
-
+def test_the_oldest_cursor_whose_successors_are_all_kept_is_no_gap(bench):
     async def scenario():
-        async with bench.producer(bench.trial("websocket")) as (producer, url):
+        async with bench.producer(bench.trial("websocket"), log=EventLog(3)) as (producer, url):
             items = bench.events(8)
             await publish(producer, items)
             messages, _ = await asyncio.to_thread(receive, f"{url}/?after=00000004", 3)
@@ -188,6 +183,30 @@ def test_a_peer_that_never_reads_is_cut_off_and_holds_up_nobody(bench):
             await reading
             assert got == [item.raw.decode() for item in items]
             await bench.until(lambda: bench.records("producer", Kind.DISCONNECTED))
+            ((_, _, unsent),) = bench.records("producer", Kind.OVERFLOWED)
+            assert UNSENT_LIMIT < unsent <= UNSENT_LIMIT + 101_000
+
+    asyncio.run(scenario())
+
+
+def test_to_a_peer_that_stopped_reading_megabytes_are_sent_in_success(bench):
+    """The half-open trap: a send that succeeds says only that this machine's own kernel has taken it."""
+
+    async def scenario():
+        trial = bench.trial("websocket", "at-most-once")
+        async with bench.producer(trial) as (producer, url), bench.deaf(url, UPGRADE):
+            await bench.until(lambda: bench.records("producer", Kind.CONNECTED))
+            (connection,) = producer._audience
+            sent = 0
+            for item in bench.events(1000, size=10_000):
+                await producer.publish(item)
+                await asyncio.sleep(0)
+                if connection.transport.get_write_buffer_size():
+                    break
+                sent += len(item.raw)
+            assert 1_000_000 < sent < 10_000_000
+            for kind in (Kind.DISCONNECTED, Kind.FAILED, Kind.REJECTED, Kind.OVERFLOWED):
+                assert bench.records("producer", kind) == []
 
     asyncio.run(scenario())
 
@@ -319,5 +338,44 @@ def test_a_server_that_is_not_there_is_named_in_one_sentence(bench, monkeypatch,
         async with bench.consumer(bench.trial("websocket", subscribers=3)) as (consumer, _):
             with pytest.raises(TrialError, match=r"^3 of 3 subscribers could not reach ws://127.0.0.1:.*within 0.3 s"):
                 await consumer.connect(f"ws://127.0.0.1:{closed_port}", None)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("guarantee", "received"), [("at-least-once", [2, 3, 4, 5]), ("at-most-once", [5])])
+def test_a_consumer_in_a_killed_ones_place_goes_on_after_the_newest_event_where_it_recovers(bench, guarantee, received):
+    async def scenario():
+        trial = bench.trial("websocket", guarantee, subscribers=2, topics=1)
+        async with bench.producer(trial) as (producer, url), bench.consumer(trial) as (consumer, _):
+            items = bench.events(6)
+            await publish(producer, items[:5])
+            consumer.resume({0: [0, 1], 1: [0, 1, 2, 3, 4]})
+            assert bench.records("consumer", Kind.DISCONNECTED) == [(0, NO_SEQUENCE, 0), (1, NO_SEQUENCE, 0)]
+            await consumer.connect(url, None)
+            await bench.until(lambda: len(bench.records("producer", Kind.CONNECTED)) == 2)
+            await publish(producer, items[5:])
+            await bench.until(lambda: bench.received(0)[-1:] == bench.received(1)[-1:] == [5])
+            assert (bench.received(0), bench.received(1)) == (received, [5])
+            assert bench.records("consumer", Kind.REPEATED) == bench.records("consumer", Kind.GAP) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_new_producer_with_the_same_log_goes_on_for_those_who_reconnect(bench):
+    async def scenario():
+        trial, log, items = bench.trial("websocket", "durable"), EventLog(), bench.events(9)
+        async with bench.consumer(trial) as (consumer, _):
+            async with bench.producer(trial, log=log) as (producer, url):
+                await consumer.connect(url, None)
+                await publish(producer, items[:3])
+                await bench.until(lambda: bench.received() == [0, 1, 2])
+            await bench.until(lambda: consumer.connected == 0)
+            for item in items[3:5]:
+                log.append(item)
+            async with bench.producer(trial, int(url.rpartition(":")[2]), log, "producer-2") as (producer, _):
+                await bench.until(lambda: consumer.connected == 1)
+                await publish(producer, items[5:])
+                await bench.until(lambda: len(bench.received()) == 9)
+                assert (bench.received(), bench.repeated()) == (list(range(9)), [])
 
     asyncio.run(scenario())

@@ -66,6 +66,11 @@ async def dial(
     return client
 
 
+async def hang_up(*clients: Client) -> None:
+    """Closes connections, in whatever state they are: of one just lost, the library lets the errors out of close()."""
+    await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
+
+
 def _shown(url: str) -> str:
     """The URL without credentials."""
     return url.rsplit("@", 1)[-1].removeprefix("nats://")

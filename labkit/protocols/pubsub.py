@@ -19,7 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from labkit.event import sequence_of
 from labkit.ledger import EVERYONE, Kind, Ledger
 from labkit.protocols.base import CONNECT_LIMIT, Backoff, Consumer, Producer
-from labkit.protocols.jetstream import FAILURES, Stream, dial
+from labkit.protocols.jetstream import FAILURES, Stream, dial, hang_up
 from labkit.trial import Trial
 from labkit.workload import Scheduled
 
@@ -89,7 +89,7 @@ class PubSubProducer(Producer):
             return
         if self._stream and self._client.is_connected:
             await self._stream.delete()
-        await self._client.close()
+        await hang_up(self._client)
 
 
 class PubSubConsumer(Consumer):
@@ -99,6 +99,10 @@ class PubSubConsumer(Consumer):
         super().__init__(trial, ledger, hosts)
         self._clients: list[Client] = []
         self._heard = dict.fromkeys(self.hosts, 0.0)
+
+    def resume(self, received: dict[int, list[int]]) -> None:
+        super().resume(received)
+        self._heard = dict.fromkeys(self.hosts, monotonic())
 
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
@@ -182,5 +186,4 @@ class PubSubConsumer(Consumer):
 
     async def close(self) -> None:
         await super().close()
-        # A client that has just lost its connection lets a CancelledError out of close().
-        await asyncio.gather(*(client.close() for client in self._clients), return_exceptions=True)
+        await hang_up(*self._clients)

@@ -308,9 +308,11 @@ class RestHooksConsumer(Consumer):
         self._peer = peer
         self._client = await self.client(self.timings.request)
         for subscriber in self.hosts:
+            # What is delivered as soon as the hook is confirmed says nothing of what came before it.
+            cursor = self.last[subscriber]
             await self._subscribe(subscriber, f"{public}/hooks/{subscriber}")
             if self.recovers:
-                self.tasks.start(self._reconcile(subscriber))
+                self.tasks.start(self._reconcile(subscriber, cursor))
 
     async def _subscribe(self, subscriber: int, target: str) -> None:
         event = self.trial.workload.interest(subscriber) or "*"
@@ -328,12 +330,12 @@ class RestHooksConsumer(Consumer):
             self._expected.discard(subscriber)
         self.up(subscriber)
 
-    async def _reconcile(self, subscriber: int) -> None:
+    async def _reconcile(self, subscriber: int, cursor: int | None) -> None:
         """After a heartbeat without a delivery, fetches what the event log has and was not delivered.
 
         Once that fails, the cursor stays where the silence began until it succeeds, whatever arrives meanwhile.
         """
-        cursor, arrivals = self.last[subscriber], self._arrivals[subscriber]
+        arrivals = self._arrivals[subscriber]
         while True:
             if subscriber not in self._behind:
                 await asyncio.sleep(self.timings.heartbeat)
@@ -349,24 +351,32 @@ class RestHooksConsumer(Consumer):
 
     async def _fetch_missed(self, subscriber: int, cursor: int | None) -> int | None:
         """Takes all that follows the cursor, page after page; returns the new cursor."""
-        while (raws := await self._page(subscriber, cursor)) is not None:
+        while True:
+            raws = await self._page(subscriber, cursor)
+            if raws is None:
+                cursor = self.last[subscriber]
+                continue
             for raw in raws:
                 self._take(subscriber, raw)
                 cursor = max(cursor or 0, sequence_of(raw))
             if len(raws) < PAGE:
                 return cursor
-        return self.last[subscriber]
 
     async def _page(self, subscriber: int, cursor: int | None) -> list[bytes] | None:
-        """The events after the cursor, up to a page; None when the log no longer knows it, which is recorded."""
+        """The events after the cursor, up to a page; None when the log no longer knows it.
+
+        That is recorded, and `last` then lies before the oldest event there is.
+        """
         topic = self.trial.workload.interest(subscriber)
         fields = {"topic": topic, "after": encode_id(cursor) if cursor is not None else None}
         query = urlencode({key: value for key, value in fields.items() if value is not None})
         async with self._client.get(f"{self._peer}/events?{query}") as response:
             body = await response.read()
-        if gap := decode_gap(body):
+            if not (gap := decode_gap(body)):
+                response.raise_for_status()
+        if gap:
             self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
-            self.last[subscriber] = gap[1] - 1
+            self.last[subscriber] = gap[1] - 1 if gap[1] else None
             return None
         return body.splitlines()
 

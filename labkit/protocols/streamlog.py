@@ -6,11 +6,12 @@ finds all that was acknowledged. Nothing that a consumer ever saw can be gone af
 
 import asyncio
 from collections import deque
+from contextlib import AsyncExitStack
 
 from labkit.ledger import EVERYONE, Kind, Ledger
 from labkit.protocols.base import Backoff, Tasks
 from labkit.protocols.eventlog import EventLog, Publish
-from labkit.protocols.jetstream import Stream, dial
+from labkit.protocols.jetstream import Stream, dial, hang_up
 from labkit.trial import Trial
 from labkit.workload import Scheduled
 
@@ -22,14 +23,17 @@ class StreamLog(EventLog):
         super().__init__()
         self._trial, self._ledger, self._url = trial, ledger, url
         self._tasks = Tasks()
+        self._exits = AsyncExitStack()
         self._taken: deque[Scheduled] = deque()
         self._kept: set[int] = set()
         self._news = asyncio.Event()
 
     async def open(self) -> None:
         self._client = await dial(self._url, Backoff(self._trial, EVERYONE))
+        self._exits.push_async_callback(hang_up, self._client)
         self._stream = Stream(self._trial, self._client, self._tasks, self._note)
         await self._stream.open()
+        self._exits.push_async_callback(self._stream.delete)
         for item in await self._stream.read():
             self.append(item)
 
@@ -65,5 +69,4 @@ class StreamLog(EventLog):
 
     async def close(self) -> None:
         await self._tasks.close()
-        await self._stream.delete()
-        await self._client.close()
+        await self._exits.aclose()
