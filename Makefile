@@ -6,7 +6,7 @@ BIN := .venv/bin
 RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
 TEST_WORKERS ?= 2
 
-.PHONY: compare test check lab notebooks bench
+.PHONY: compare test check lab notebooks bench soak
 
 compare: .venv/ready
 	$(BIN)/labkit compare --out $(RUN) $(ARGS)
@@ -32,6 +32,11 @@ notebooks: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python bench/floor.py
+
+# Fifty outages of every kind for every protocol, and a subscriber that stops reading: some minutes.
+soak: .venv/ready
+	$(BIN)/python bench/soak.py $(ARGS)
+	$(BIN)/python bench/slow.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

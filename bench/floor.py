@@ -93,7 +93,8 @@ def labkit_rate(protocol: str, count: int, folder: Path) -> float:
     with station(protocol, folder) as (nodes, broker):
         producer, consumer = nodes.node("producer"), nodes.node("consumer")
         for node in (producer, consumer):
-            node.tell("open", spec=trial.to_json(), ledger=str(ledgers[node.role]))
+            hosts = {"hosts": (0, SUBSCRIBERS)} if node is consumer else {}
+            node.tell("open", spec=trial.to_json(), ledger=str(ledgers[node.role]), **hosts)
         producer_url, consumer_url = producer.answer()["url"], consumer.answer()["url"]
         producer.ask("connect", peer=broker or consumer_url)
         consumer.ask("connect", peer=broker or producer_url, public=consumer_url)

@@ -49,7 +49,7 @@ def plans(protocols: list[str], outages: int) -> list[Plan]:
 def run(plan: Plan, out: Path) -> list[Recording]:
     """Runs a plan, many trials at once: what is counted here, no delay can falsify."""
     with tqdm(total=len(plan.trials()), unit="trial") as bar:
-        errors = Runner(plan, out, sys.argv, lambda *_: bar.update(), loads=8).run()
+        errors = Runner(plan, out, sys.argv, lambda *_: bar.update(), room=16).run()
     for name, error in errors.items():
         print(f"{name}: {error}", file=sys.stderr)
     if errors:

@@ -13,7 +13,7 @@ from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
 from labkit.runner import OUT_OF_THE_BOX, Plan, Runner, unmet
-from labkit.trial import Guarantee, Timings
+from labkit.trial import Guarantee, Measure, Timings
 from labkit.workload import Workload
 
 ALL, NONE = "all", "none"
@@ -25,6 +25,7 @@ def compare(
     *,
     protocols: str | Iterable[str] = tuple(PROTOCOLS),
     guarantees: str | Iterable[str] | None = None,
+    measures: str | Iterable[str] = tuple(Measure),
     outage: Outage | str | None = "reset",
     conditions: Conditions | None = None,
     repeat: int = 1,
@@ -34,6 +35,7 @@ def compare(
 ) -> Run:
     """Drives one workload through protocols and guarantees; returns the run with its frames and charts.
 
+    measures: latency, bandwidth and loss, or some of them.
     guarantees: those out of the box, at-most-once and at-least-once, when left out. outage: an Outage, or a kind, which
     then begins after a third of the load and lasts a sixth of it; "all" for every kind that a protocol can meet, with
     all guarantees when none are named; None for no outage trials. conditions: what the link does to traffic while it
@@ -49,6 +51,7 @@ def compare(
         workload=workload,
         protocols=names,
         guarantees=tuple(map(Guarantee.named, [guarantees] if isinstance(guarantees, str) else guarantees)),
+        measures=tuple(map(Measure.named, [measures] if isinstance(measures, str) else measures)),
         outages=_outages(outage, workload, names),
         repeat=repeat,
         timings=timings or Timings(),

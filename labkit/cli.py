@@ -144,7 +144,7 @@ def _outage(kind: str | None, workload: Workload) -> str | None:
     """The kind asked for; by default a reset, unless the load is so short that no outage fits into it."""
     if kind == "none" or (kind is None and workload.length < 0.1):
         return None
-    return kind or "reset"
+    return "reset" if kind is None else kind
 
 
 def _conditions(options: argparse.Namespace) -> Conditions:

@@ -34,8 +34,11 @@ SIDE_BY_SIDE = 8
 OUT_OF_THE_BOX = (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE)
 """The guarantees that are compared where none are named."""
 
-LOADS = 4
-"""Of these, how many may be in their load at one time."""
+ROOM = 4
+"""Of these, how many loads may be under way at one time, each counted as WEIGHTS says."""
+
+WEIGHTS = {Measure.LATENCY: 1, Measure.BANDWIDTH: 1, Measure.LOSS: 2}
+"""Bytes are the same on a busy machine; how soon a break is noticed and mended, and what was queued then, is not."""
 
 TRACE = "trace"
 LOGS = "nodes"
@@ -101,18 +104,38 @@ def unmet(protocol: str, outage: Outage) -> str | None:
     return None
 
 
+class Room:
+    """So much may be under way at one time."""
+
+    def __init__(self, size: int) -> None:
+        self._free, self._changed = size, threading.Condition()
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Waits until there is room for so much, and takes it for as long as the block runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
+
+
 class Runner:
     """Runs a plan into a folder. `progress` is told of each trial as it ends, with its error or None.
 
-    loads: how many trials other than those of latency may be in their load at one time.
+    room: how many loads may be under way at one time.
     """
 
     def __init__(
-        self, plan: Plan, out: Path, argv: list[str], progress: Callable[[Trial, str | None], None], loads: int = LOADS
+        self, plan: Plan, out: Path, argv: list[str], progress: Callable[[Trial, str | None], None], room: int = ROOM
     ) -> None:
         self._plan, self._out, self._progress = plan, out, progress
         self._stop = threading.Event()
-        self._loads = threading.Semaphore(loads)
+        self._room = Room(room)
         self._lock = threading.Lock()
         self._stations = 0
         schedule = plan.workload.schedule()
@@ -131,7 +154,7 @@ class Runner:
             "outages": [outage.to_json() for outage in plan.outages],
             "conditions": asdict(plan.conditions),
             "timings": asdict(plan.timings),
-            "retry_compression": round(plan.timings.compression),
+            "retry_compression": round(plan.timings.compression) if plan.timings.retry_span else None,
             "versions": versions(),
             "machine": machine(),
             "load_before": _load_average(),
@@ -222,7 +245,8 @@ class Runner:
         started = time.monotonic()
         try:
             trial.save(unfinished / "spec.json")
-            record = Walk(station, trial.under(self._out), unfinished, self._stop, self._loads).run()
+            loads = self._room.hold(WEIGHTS[trial.measure])
+            record = Walk(station, trial.under(self._out), unfinished, self._stop, loads).run()
             if record["digest"] != self._manifest["digest"]:
                 raise TrialError("The producer offered another workload than the manifest's.")
             (unfinished / "record.json").write_text(json.dumps(record, indent=1))

@@ -52,6 +52,13 @@ class Measure(StrEnum):
     BANDWIDTH = "bandwidth"
     LOSS = "loss"
 
+    @classmethod
+    def named(cls, name: str) -> "Measure":
+        """The measure of that name; UsageError names the ones there are."""
+        if name not in list(cls):
+            raise UsageError(f"There is no measure {str(name)!r}; choose from {', '.join(cls)}.")
+        return cls(name)
+
 
 @dataclass(frozen=True)
 class Timings:
@@ -76,7 +83,7 @@ class Timings:
     @property
     def retry_span(self) -> float:
         """Seconds from the first to the last attempt at a delivery, without jitter."""
-        return sum(min(self.retry * 2.0**number, self.retry_limit) for number in range(self.attempts - 1))
+        return sum(min(self.retry * 2.0 ** min(number, 99), self.retry_limit) for number in range(self.attempts - 1))
 
     @property
     def compression(self) -> float:

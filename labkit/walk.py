@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ TRAILING_NS = 100_000_000
 class Walk:
     """One trial, phase by phase, on a station's nodes."""
 
-    def __init__(self, station: Station, trial: Trial, folder: Path, stop: threading.Event, loads: threading.Semaphore):
+    def __init__(
+        self, station: Station, trial: Trial, folder: Path, stop: threading.Event, loads: AbstractContextManager[Any]
+    ):
         self._trial, self._stop, self._loads = trial, stop, loads
         self._phases: dict[str, int] = {}
         self._stage = Stage(station, trial, folder)

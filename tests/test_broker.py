@@ -1,7 +1,9 @@
 import asyncio
 import re
+import signal
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 
 import nats
@@ -112,6 +114,89 @@ def test_one_that_was_killed_is_found_missing():
             broker.process.wait()
             with pytest.raises(TrialError, match="ended in the middle of the trial"):
                 broker.check()
+        finally:
+            broker.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("sync", ["2m", "always"])
+def test_after_a_kill_a_new_one_has_the_same_port_and_the_streams_of_the_old_one(sync):
+    async def scenario():
+        broker, kept = Broker(sync), 0
+        url = await broker.open()
+        port, store = int(url.rpartition(":")[2]), broker.process.args[-1].rpartition("/")[0]
+        pids = [broker.process.pid]
+        try:
+            client = await nats.connect(url)
+            await client.jetstream().add_stream(name="s", subjects=["s.>"])
+            await client.close()
+            for _ in range(3):
+                client = await nats.connect(url)
+                for _ in range(5):
+                    await client.jetstream().publish("s.x", b"kept %d" % kept)
+                    kept += 1
+                await client.close()
+                broker.kill()
+                assert broker.process.returncode == -signal.SIGKILL
+                # Until the new one is up the port refuses, and nobody else is given it.
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection("127.0.0.1", port)
+                with pytest.raises(TrialError, match="ended in the middle of the trial"):
+                    broker.check()
+                assert await broker.open(port) == url
+                broker.check()
+                assert broker.process.args[-1].rpartition("/")[0] == store
+                pids.append(broker.process.pid)
+            client = await nats.connect(url)
+            stream = client.jetstream()
+            found = [(await stream.get_msg("s", number)).data for number in range(1, kept + 1)]
+            assert found == [b"kept %d" % number for number in range(15)]
+            assert (await stream.stream_info("s")).state.messages == kept
+            await client.close()
+        finally:
+            broker.close()
+        assert gone(store)
+        assert not any(map(psutil.pid_exists, pids))
+
+    asyncio.run(scenario())
+
+
+def test_one_that_was_killed_and_not_opened_again_still_leaves_nothing_behind():
+    async def scenario():
+        broker = Broker()
+        await broker.open()
+        store = broker.process.args[-1].rpartition("/")[0]
+        broker.kill()
+        broker.close()
+        assert gone(store)
+        assert not psutil.pid_exists(broker.process.pid)
+
+    asyncio.run(scenario())
+
+
+def test_it_counts_those_it_cut_off_because_they_did_not_read():
+    async def scenario():
+        broker = Broker()
+        url = await broker.open()
+        try:
+            count = partial(asyncio.to_thread, broker.slow_consumers)
+            client = await nats.connect(url)
+            for slow in (1, 2):
+                assert await count() == slow - 1
+                with socket.socket() as mute:
+                    mute.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    mute.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+                    mute.sendall(b'CONNECT {"verbose":false}\r\nSUB flood 1\r\nPING\r\n')
+                    said = b""
+                    while b"PONG" not in said:
+                        said += mute.recv(4096)
+                    async with asyncio.timeout(10):
+                        while await count() < slow:
+                            await client.publish("flood", bytes(500_000))
+                            await client.flush()
+            await client.close()
+            assert await count() == 2
         finally:
             broker.close()
 

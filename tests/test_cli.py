@@ -13,7 +13,9 @@ import psutil
 import pytest
 
 from labkit.cli import main
+from labkit.outage import OUTAGES
 from labkit.protocols import PROTOCOLS
+from labkit.trial import Guarantee
 
 SMALL = ["--rate", "100", "--subscribers", "3", "--duration", "0.6"]
 HEADERS = {
@@ -24,7 +26,8 @@ HEADERS = {
     ),
     "loss": (
         "protocol,guarantee,outage,trial,owed,delivered,lost,rejected,gap_seen,silent,duplicated,"
-        "reordered,unexpected,corrupt,noticed_ms,recovered_ms,verdict"
+        "reordered,unexpected,corrupt,noticed_ms,recovered_ms,verdict,"
+        "noticed_producer_ms,noticed_consumer_ms,unexplained,overflowed"
     ),
 }
 
@@ -78,7 +81,7 @@ def test_charts_redraws_the_same_files_and_touches_nothing_else(run: Path, tmp_p
     assert main(["charts", str(run), "--out", str(tmp_path)]) == 0
     assert hashes(run) == before
     assert hashes(tmp_path) == {name.split("/")[1]: h for name, h in before.items() if name.startswith("charts/")}
-    assert len(hashes(tmp_path)) == 6
+    assert hashes(tmp_path).keys() >= {f"{measure}.{suffix}" for measure in HEADERS for suffix in ("png", "svg")}
 
 
 def test_a_run_folder_that_holds_something_is_refused_and_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +105,18 @@ def test_a_run_folder_that_holds_something_is_refused_and_kept(run: Path, capsys
         (["--repeat", "0"], ["repeat is 0", "100"]),
         (["--trace", "nowhere.jsonl"], ["'nowhere.jsonl'", "does not exist"]),
         (["--speed", "60"], ["--speed", "--trace"]),
+        (["--outage", "All"], ["'All'", "broker-crash, all, or none"]),
+        (["--outage", ""], ["''", "reset"]),
+        (["--outage", "broker-crash", "--protocol", "websocket"], ["websocket has no broker", "pubsub only"]),
+        (["--outage", "broker-crash"], ["websocket has no broker", "pubsub only"]),
+        (["--delay", "-1"], ["delay is -0.001", "from 0 to 10 seconds"]),
+        (["--delay", "10001"], ["delay is 10.001", "from 0 to 10 seconds"]),
+        (["--delay", "nan"], ["delay is nan", "from 0 to 10 seconds"]),
+        (["--jitter", "-5"], ["jitter is -0.005", "from 0 to 10 seconds"]),
+        (["--jitter", "inf"], ["jitter is inf", "from 0 to 10 seconds"]),
+        (["--bandwidth", "-1"], ["bandwidth is -1000.0", "at least 1000 bytes/s", "0 for no limit"]),
+        (["--bandwidth", "0.5"], ["bandwidth is 500.0", "at least 1000 bytes/s"]),
+        (["--bandwidth", "nan"], ["bandwidth is nan", "at least 1000 bytes/s"]),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_starts(
@@ -114,6 +129,51 @@ def test_bad_input_is_one_sentence_before_anything_starts(
     for word in words:
         assert word in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--delay", "--jitter", "--bandwidth"])
+@pytest.mark.parametrize("value", ["fast", "", "1,5"])
+def test_a_condition_that_is_no_number_is_bad_usage(option: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["compare", option, value, "--out", str(tmp_path / "run")])
+    assert caught.value.code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broker_that_is_the_users_own_is_not_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LABKIT_NATS", "nats://127.0.0.1:4222")
+    out = tmp_path / "run"
+    assert main(["compare", "--protocol", "pubsub", "--outage", "broker-crash", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "LABKIT_NATS points to, which is not the lab's; unset LABKIT_NATS" in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_all_outages_are_run_with_all_guarantees_and_each_protocol_meets_those_it_can(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--protocol", "sse", "--rate", "50", "--subscribers", "2", "--duration", "0.6"]
+    assert main(["compare", *options, "--outage", "all", "--out", str(out)]) == 0
+    found = rows(out / "loss.csv")
+    kinds = [kind for kind in OUTAGES if kind != "broker-crash"]
+    assert [(row["outage"], row["guarantee"]) for row in found] == [(k, g) for k in kinds for g in Guarantee]
+    for row in found:
+        assert int(row["owed"]) == int(row["delivered"]) + int(row["lost"])
+
+
+def test_the_links_conditions_are_milliseconds_and_kilobytes_and_every_trial_is_under_them(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--protocol", "websocket", "--guarantee", "at-least-once", *SMALL]
+    conditions = ["--delay", "40", "--jitter", "2.5", "--bandwidth", "500"]
+    assert main(["compare", *options, *conditions, "--out", str(out)]) == 0
+    expected = {"delay": 0.04, "jitter": 0.0025, "bandwidth": 500_000.0}
+    assert json.loads((out / "manifest.json").read_text())["conditions"] == expected
+    specs = [json.loads(path.read_text()) for path in out.glob("trials/*/spec.json")]
+    assert [spec["conditions"] for spec in specs] == [expected] * 3
+    (latency,) = rows(out / "latency.csv")
+    assert float(latency["p50_ms"]) >= 40
 
 
 def test_a_trace_does_not_go_with_a_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -16,17 +17,17 @@ from conftest import family
 
 from labkit.errors import UsageError
 from labkit.ledger import MAGIC, Kind, read
-from labkit.outage import Outage
+from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
-from labkit.runner import Plan, Runner
-from labkit.trial import Guarantee, Measure
+from labkit.runner import OUT_OF_THE_BOX, Plan, Runner, unmet
+from labkit.trial import SCHEMA, Guarantee, Measure, Timings
 from labkit.workload import Workload, digest
 
 WORKLOAD = Workload(rate=100, duration=0.6, subscribers=3, seed=7)
 OUTAGE = Outage("reset", at=0.2, lasts=0.15)
 STREAMS = ("websocket", "sse", "pubsub")
-ALL = [(protocol, str(guarantee)) for protocol in PROTOCOLS for guarantee in Guarantee]
+ALL = [(protocol, str(guarantee)) for protocol in PROTOCOLS for guarantee in OUT_OF_THE_BOX]
 
 
 def run(plan, out):
@@ -54,7 +55,7 @@ def comparison(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         errors = root / "comparison.errors"
         if not errors.exists():
-            errors.write_text(json.dumps(run(Plan(WORKLOAD, outage=OUTAGE), root / "comparison")))
+            errors.write_text(json.dumps(run(Plan(WORKLOAD, outages=(OUTAGE,)), root / "comparison")))
     return Run(root / "comparison"), json.loads(errors.read_text())
 
 
@@ -172,7 +173,7 @@ def test_topics_random_arrivals_and_random_sizes_lose_nothing_at_least_once(tmp_
     workload = Workload(
         rate=150, duration=0.6, subscribers=4, topics=3, arrival="poisson", sizes="lognormal", size=300, seed=3
     )
-    plan = Plan(workload, guarantees=(Guarantee.AT_LEAST_ONCE,), measures=(Measure.LOSS,), outage=OUTAGE)
+    plan = Plan(workload, guarantees=(Guarantee.AT_LEAST_ONCE,), measures=(Measure.LOSS,), outages=(OUTAGE,))
     assert run(plan, tmp_path / "run") == {}
     topics = [item.topic for item in workload.schedule()]
     owed = sum(topics.count(f"t{subscriber % 3}") for subscriber in range(4))
@@ -190,7 +191,7 @@ def test_a_trace_ends_with_every_event_delivered_at_least_once_and_is_kept_with_
         Workload(trace=str(trace), subscribers=3),
         guarantees=(Guarantee.AT_LEAST_ONCE,),
         measures=(Measure.LOSS,),
-        outage=OUTAGE,
+        outages=(OUTAGE,),
     )
     assert run(plan, tmp_path / "run") == {}
     trace.unlink()
@@ -203,11 +204,114 @@ def test_a_trace_ends_with_every_event_delivered_at_least_once_and_is_kept_with_
 def test_a_trial_of_polling_is_not_over_before_every_subscriber_has_polled_again(tmp_path):
     """This seed's subscriber polls at once after a reconnection, and then nearly two intervals later."""
     workload = Workload(rate=200, duration=0.45, subscribers=1, seed=14)
-    plan = Plan(workload, ("polling",), (Guarantee.AT_LEAST_ONCE,), (Measure.LOSS,), OUTAGE, repeat=6)
+    plan = Plan(workload, ("polling",), (Guarantee.AT_LEAST_ONCE,), (Measure.LOSS,), (OUTAGE,), repeat=6)
     assert run(plan, tmp_path / "run") == {}
     rows = Run(tmp_path / "run").loss
     assert list(rows["lost"]) == [0] * 6
     assert list(rows["verdict"]) == ["complete"] * 6
+
+
+BROKER_CRASH = Outage("broker-crash", at=0.2, lasts=0.15)
+
+
+def test_a_plan_has_a_loss_trial_for_each_outage_and_the_other_measures_once(monkeypatch):
+    monkeypatch.delenv("LABKIT_NATS", raising=False)
+    outages = tuple(Outage(kind, at=0.2, lasts=0.1) for kind in ("reset", "producer-crash", "broker-crash"))
+    conditions, timings = Conditions(delay=0.01), Timings(poll=0.1)
+    plan = Plan(WORKLOAD, ("sse", "pubsub"), outages=outages, repeat=2, conditions=conditions, timings=timings)
+    trials = plan.trials()
+    assert [trial.measure for trial in trials] == sorted((t.measure for t in trials), key=list(Measure).index)
+    names = [trial.name for trial in trials]
+    assert len(set(names)) == len(names) == len({trial.uid for trial in trials})
+    pairs = [(protocol, guarantee) for guarantee in OUT_OF_THE_BOX for protocol in ("sse", "pubsub")]
+    expected = [f"{m}-{p}-{g}-{n}" for m in ("latency", "bandwidth") for n in (1, 2) for p, g in pairs]
+    for outage in outages:
+        able = [(p, g) for p, g in pairs if outage.kind != "broker-crash" or p == "pubsub"]
+        expected += [f"loss-{p}-{g}-{outage.kind}-{n}" for n in (1, 2) for p, g in able]
+    assert names == expected
+    for trial in trials:
+        kind = trial.name.removesuffix(f"-{trial.repeat}").partition(f"{trial.guarantee}-")[2]
+        assert (trial.outage.kind if trial.outage else "") == kind
+        assert (trial.conditions, trial.timings, trial.workload) == (conditions, timings, WORKLOAD)
+
+
+def test_a_plan_without_an_outage_has_no_loss_trials():
+    assert {trial.measure for trial in Plan(WORKLOAD).trials()} == {Measure.LATENCY, Measure.BANDWIDTH}
+    assert Plan(WORKLOAD, measures=(Measure.LOSS,)).trials() == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_only_a_broker_of_the_labs_own_can_be_killed(protocol, monkeypatch):
+    monkeypatch.delenv("LABKIT_NATS", raising=False)
+    others = [Outage(kind, at=0.2, lasts=0.1) for kind in OUTAGES if kind != "broker-crash"]
+    assert [unmet(protocol, outage) for outage in others] == [None] * 8
+    reason = unmet(protocol, BROKER_CRASH)
+    if protocol == "pubsub":
+        assert reason is None
+        monkeypatch.setenv("LABKIT_NATS", "nats://127.0.0.1:4222")
+        reason = unmet(protocol, BROKER_CRASH)
+        assert reason.startswith("broker-crash would kill the broker that LABKIT_NATS points to")
+        assert reason.endswith("unset LABKIT_NATS, or choose another outage.")
+    else:
+        assert reason == f"{protocol} has no broker that could crash; broker-crash is for pubsub only."
+    assert [unmet(protocol, outage) for outage in others] == [None] * 8
+
+
+def test_an_outage_that_a_protocol_cannot_meet_is_refused_alone_and_left_out_among_others(monkeypatch):
+    monkeypatch.delenv("LABKIT_NATS", raising=False)
+    with pytest.raises(UsageError, match=r"^sse has no broker that could crash"):
+        Plan(WORKLOAD, ("pubsub", "sse"), outages=(BROKER_CRASH,))
+    with pytest.raises(UsageError, match=r"^websocket has no broker that could crash"):
+        Plan(WORKLOAD, ("websocket", "sse"), outages=(OUTAGE, BROKER_CRASH))
+    both = Plan(WORKLOAD, ("pubsub", "sse"), measures=(Measure.LOSS,), outages=(OUTAGE, BROKER_CRASH)).trials()
+    assert [(t.protocol, t.outage.kind) for t in both if t.outage == BROKER_CRASH] == [("pubsub", "broker-crash")] * 2
+    assert len(both) == 6
+    monkeypatch.setenv("LABKIT_NATS", "nats://127.0.0.1:4222")
+    with pytest.raises(UsageError, match=r"^broker-crash would kill the broker that LABKIT_NATS points to"):
+        Plan(WORKLOAD, ("pubsub",), outages=(BROKER_CRASH,))
+
+
+def test_each_of_several_outages_has_to_end_within_the_load(tmp_path):
+    outages = (OUTAGE, Outage("silent", at=0.2, lasts=0.1, repeat=3))
+    with pytest.raises(UsageError, match=r"^The outage ends 0\.7 s into a load of 0\.6 s"):
+        Runner(Plan(WORKLOAD, ("sse",), outages=outages), tmp_path / "run", [], lambda *_: None)
+    assert not (tmp_path / "run").exists()
+
+
+def manifest_of(plan, out):
+    """The manifest of a plan with no trial in it."""
+    assert run(plan, out) == {}
+    return json.loads((out / "manifest.json").read_text())
+
+
+def test_the_manifest_holds_every_outage_the_conditions_and_how_much_faster_the_retries_are(tmp_path):
+    outages = (OUTAGE, Outage("silent", 0.1, 0.05, share=0.5, repeat=2))
+    conditions, timings = Conditions(0.02, 0.01, 1e6), Timings(retry=1.0, retry_limit=100.0, attempts=5)
+    plan = Plan(WORKLOAD, ("sse",), measures=(), outages=outages, conditions=conditions, timings=timings)
+    manifest = manifest_of(plan, tmp_path / "run")
+    assert manifest["schema"] == SCHEMA == 2
+    assert tuple(Outage(**fields) for fields in manifest["outages"]) == outages
+    assert Conditions(**manifest["conditions"]) == conditions
+    assert Timings(**manifest["timings"]) == timings
+    assert manifest["retry_compression"] == 18140  # 272105 s in 15 s
+
+
+def test_a_single_attempt_is_compared_with_no_schedule(tmp_path):
+    plan = Plan(WORKLOAD, ("sse",), measures=(), timings=Timings(attempts=1))
+    manifest = manifest_of(plan, tmp_path / "run")
+    assert manifest["retry_compression"] is None
+    assert manifest["outages"] == []
+
+
+def test_several_outages_and_conditions_end_with_every_event_accounted_for(tmp_path):
+    outages = (Outage("refuse", 0.2, 0.1), Outage("midmessage", 0.1, 0.05, share=0.5, repeat=2))
+    plan = Plan(WORKLOAD, ("sse", "webhook"), (Guarantee.AT_LEAST_ONCE,), (Measure.LOSS,), outages)
+    assert run(replace(plan, conditions=Conditions(delay=0.01, jitter=0.01)), tmp_path / "run") == {}
+    rows = Run(tmp_path / "run").loss.to_dict("records")
+    pairs = [(outage.kind, protocol) for outage in outages for protocol in ("webhook", "sse")]
+    assert [(row["outage"], row["protocol"]) for row in rows] == pairs
+    for row in rows:
+        assert (row["owed"], row["delivered"], row["verdict"]) == (180, 180, "complete"), row
 
 
 @pytest.fixture

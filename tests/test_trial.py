@@ -8,15 +8,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import UsageError
-from labkit.outage import OUTAGES, Outage
-from labkit.trial import SCHEMA, Guarantee, Measure, Payload, Timings, Trial
+from labkit.outage import OUTAGES, Conditions, Outage
+from labkit.trial import RETRY_SPAN, SCHEMA, Guarantee, Measure, Payload, Timings, Trial
 from labkit.workload import Workload
 
 # A busy machine must not fail a test.
 SOME = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 SECONDS = st.floats(0.001, 1000)
-OUTAGE = st.builds(Outage, st.sampled_from(list(OUTAGES)), st.floats(0, 1000), st.floats(0.01, 600))
+OUTAGE = st.builds(
+    Outage, st.sampled_from(list(OUTAGES)), st.floats(0, 1000), st.floats(0.01, 600), repeat=st.integers(1, 9)
+) | st.builds(Outage, share=st.floats(0.01, 1))
+CONDITIONS = st.builds(
+    Conditions, delay=st.floats(0, 10), jitter=st.floats(0, 10), bandwidth=st.just(0) | st.floats(1000, 1e9)
+)
 TIMINGS = st.builds(
     Timings,
     heartbeat=SECONDS,
@@ -48,6 +53,7 @@ TRIALS = st.builds(
     uid=st.text("0123456789abcdef", min_size=8, max_size=8),
     payload=st.sampled_from(Payload),
     timings=TIMINGS,
+    conditions=CONDITIONS,
 )
 TRIAL = Trial("latency-sse-1", Measure.LATENCY, "sse", Guarantee.AT_LEAST_ONCE, Workload(), Outage("close", 1.0, 0.5))
 
@@ -57,10 +63,10 @@ TRIAL = Trial("latency-sse-1", Measure.LATENCY, "sse", Guarantee.AT_LEAST_ONCE, 
 def test_a_trial_survives_json(trial):
     again = Trial.from_json(json.loads(json.dumps(trial.to_json())))
     assert again == trial
-    for name in ("measure", "guarantee", "payload", "workload", "outage", "timings"):
+    for name in ("measure", "guarantee", "payload", "workload", "outage", "timings", "conditions"):
         assert type(getattr(again, name)) is type(getattr(trial, name))
     # They are compared by identity elsewhere, and a plain string would be equal but not identical.
-    assert (again.linked, again.recovers) == (trial.linked, trial.recovers)
+    assert (again.linked, again.recovers, again.durable) == (trial.linked, trial.recovers, trial.durable)
 
 
 def test_the_spec_is_plain_json_that_holds_every_field_and_the_schema():
@@ -72,7 +78,8 @@ def test_the_spec_is_plain_json_that_holds_every_field_and_the_schema():
         "at-least-once",
         "full",
     )
-    assert spec["outage"] == {"kind": "close", "at": 1.0, "lasts": 0.5}
+    assert spec["outage"] == {"kind": "close", "at": 1.0, "lasts": 0.5, "share": 1.0, "repeat": 1}
+    assert spec["conditions"] == {"delay": 0.0, "jitter": 0.0, "bandwidth": 0.0}
 
 
 def test_reading_a_spec_leaves_it_as_it_was():
@@ -113,6 +120,10 @@ def test_a_missing_part_is_an_error_that_names_it(name):
         {"outage": "reset"},
         {"timings": {"nap": 1}},
         {"timings": []},
+        {"conditions": {"fog": 1}},
+        {"conditions": {"delay": -1}},
+        {"conditions": None},
+        {"outage": {"kind": "broker-crash", "share": 0.5}},
     ],
     ids=str,
 )
@@ -164,16 +175,63 @@ def test_a_guarantee_is_found_by_its_name(guarantee):
 def test_an_unknown_guarantee_is_refused_with_those_there_are(name):
     with pytest.raises(UsageError) as caught:
         Guarantee.named(name)
-    assert str(caught.value) == (f"There is no guarantee {str(name)!r}; choose from at-most-once, at-least-once.")
+    assert str(caught.value) == (
+        f"There is no guarantee {str(name)!r}; choose from at-most-once, at-least-once, durable."
+    )
 
 
 @pytest.mark.parametrize(
     ("measure", "linked"), [(Measure.LATENCY, False), (Measure.BANDWIDTH, True), (Measure.LOSS, True)]
 )
-def test_only_a_latency_trial_connects_directly(measure, linked):
-    assert replace(TRIAL, measure=measure).linked is linked
+@pytest.mark.parametrize("conditions", [Conditions(), Conditions(delay=0.01), Conditions(bandwidth=1e6)], ids=str)
+def test_only_a_latency_trial_connects_directly_and_only_where_the_link_has_no_conditions(measure, linked, conditions):
+    assert replace(TRIAL, measure=measure, conditions=conditions).linked is (linked or bool(conditions))
 
 
-@pytest.mark.parametrize(("guarantee", "recovers"), [("at-most-once", False), ("at-least-once", True)])
-def test_recovery_is_switched_on_by_the_guarantee(guarantee, recovers):
-    assert replace(TRIAL, guarantee=Guarantee(guarantee)).recovers is recovers
+@pytest.mark.parametrize(
+    ("guarantee", "recovers", "durable"),
+    [("at-most-once", False, False), ("at-least-once", True, False), ("durable", True, True)],
+)
+def test_recovery_and_durability_are_switched_on_by_the_guarantee(guarantee, recovers, durable):
+    trial = replace(TRIAL, guarantee=Guarantee(guarantee))
+    assert (trial.recovers, trial.durable) == (recovers, durable)
+
+
+@pytest.mark.parametrize(("share", "struck"), [(None, 5), (1, 5), (0.5, 3), (0.2, 1), (0.01, 1)])
+def test_an_outage_strikes_its_share_of_the_subscribers_and_without_one_all_are_the_same(share, struck):
+    outage = None if share is None else Outage(share=share)
+    assert replace(TRIAL, workload=Workload(subscribers=5), outage=outage).struck == struck
+
+
+EXAMPLE = [0, 5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600]
+"""The waits before each attempt in the example schedule of the Standard Webhooks specification."""
+
+
+def test_the_schedule_that_timings_are_compared_with_is_the_example_of_standard_webhooks():
+    assert sum(EXAMPLE) == RETRY_SPAN == 272_105
+    assert RETRY_SPAN == 75 * 3600 + 35 * 60 + 5
+
+
+@pytest.mark.parametrize(
+    ("timings", "span"),
+    [
+        (Timings(retry=1.0, retry_limit=100.0, attempts=5), 1 + 2 + 4 + 8),
+        (Timings(retry=1.0, retry_limit=4.0, attempts=6), 1 + 2 + 4 + 4 + 4),
+        (Timings(retry=3.0, retry_limit=2.0, attempts=3), 2 + 2),
+        (Timings(retry=3.0, attempts=2, retry_limit=9.0), 3),
+        (Timings(), 0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 6 * 1.0),
+    ],
+    ids=str,
+)
+def test_the_waits_between_the_attempts_double_up_to_their_limit_and_add_up_to_the_span(timings, span):
+    assert timings.retry_span == pytest.approx(span)
+    assert timings.compression == pytest.approx(272_105 / span)
+
+
+def test_a_single_attempt_has_no_span_and_no_finite_compression():
+    assert Timings(attempts=1).retry_span == 0
+    assert Timings(attempts=1).compression == float("inf")
+
+
+def test_many_attempts_do_not_overflow_their_span():
+    assert Timings(attempts=2000).retry_span == pytest.approx(0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1994 * 1.0)
