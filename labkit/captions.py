@@ -2,34 +2,74 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from labkit.outage import OUTAGES
-from labkit.trial import Trial
+from labkit.outage import OUTAGES, Conditions, Outage
+from labkit.trial import Measure, Timings, Trial
+
+RETRYING = ("webhook", "resthooks")
+"""The protocols whose recovery is to deliver again, as Standard Webhooks does."""
 
 
 def setting(trials: Sequence[Trial]) -> list[str]:
     """What was offered; over which way, with which timings, how often; through which outage. One run, one setting."""
     first, load, waits = trials[0], trials[0].workload, trials[0].timings
     said = {
-        "All traffic through the link": first.linked,
+        f"All traffic through the link{_link(first.conditions)}": first.linked,
         "Producer and consumer connected directly": not first.linked,
         f"heartbeat {waits.heartbeat:g} s": any(trial.recovers for trial in trials),
         f"poll every {waits.poll:g} s": any(trial.protocol == "polling" for trial in trials),
         f"long poll held {waits.hold:g} s": any(trial.protocol == "longpolling" for trial in trials),
     }
+    recovering = [trial for trial in trials if trial.recovers and trial.protocol in RETRYING]
+    said[_retries(waits)] = bool(recovering) and waits.attempts > 1
     way = ", ".join(words for words, true in said.items() if true)
     if (repeats := max(trial.repeat for trial in trials)) > 1:
-        way += f"; {repeats} repeats, pooled" + ("" if first.linked else " (thin lines: each alone)")
+        way += f"; {repeats} repeats, pooled" + (
+            " (thin lines: each alone)" if first.measure is Measure.LATENCY else ""
+        )
     to = f"to {load.subscribers:,} subscriber{'s' if load.subscribers > 1 else ''}"
     size = f"{load.size:,} bytes" + ("" if load.sizes == "fixed" else f" (median, {load.sizes})")
     what = f"{load.rate:,g} events/s of {size}" + (f" on {load.topics:,} topics" if load.topics > 1 else "")
     offered = f"{what} for {load.duration:g} s {to}, {load.arrival} arrivals, seed {load.seed}"
     if load.trace:
         offered = f"Trace {Path(load.trace).name} at {load.speed:g} times its own speed, {to}"
-    if not (cut := first.outage):
-        return [offered, way]
-    return [offered, way, f"Outage {cut.at:g} s into the load, for {cut.lasts:g} s: {cut.kind} ({OUTAGES[cut.kind]})"]
+    return [offered, way, *_outages(trials)]
+
+
+def _link(conditions: Conditions) -> str:
+    said = {
+        f"{1000 * conditions.delay:g} ms of delay each way": conditions.delay,
+        f"up to {1000 * conditions.jitter:g} ms of jitter": conditions.jitter,
+        f"{conditions.bandwidth:,.0f} bytes/s": conditions.bandwidth,
+    }
+    made = ", ".join(words for words, there in said.items() if there)
+    return made and f" ({made})"
+
+
+def _retries(timings: Timings) -> str:
+    """How many times faster than the example schedule, in two significant digits of it."""
+    times = float(f"{timings.compression:.2g}")
+    return f"webhook retries {times:,.0f} times faster than Standard Webhooks' example schedule"
+
+
+def _outages(trials: Sequence[Trial]) -> list[str]:
+    """One sentence for all outages that begin together and last as long; one kind alone is explained."""
+    alike: dict[Outage, list[str]] = {}
+    for outage in dict.fromkeys(trial.outage for trial in trials if trial.outage):
+        alike.setdefault(replace(outage, kind="close"), []).append(outage.kind)
+    said = []
+    for outage, kinds in alike.items():
+        kinds.sort(key=list(OUTAGES).index)
+        which = f"{kinds[0]} ({OUTAGES[kinds[0]].says})"
+        which = which if len(kinds) == 1 else ", ".join(f"{kind} ({OUTAGES[kind].short})" for kind in kinds)
+        often = f", {outage.repeat:,} times with as long a pause between" if outage.repeat > 1 else ""
+        hosts = trials[0].workload.subscribers
+        whom = f", to the first {outage.struck(hosts):,} of {hosts:,} subscribers" if outage.share < 1 else ""
+        start = "Outage" if len(kinds) == 1 else f"{len(kinds)} kinds of outage, each"
+        said.append(f"{start} {outage.at:g} s into the load, for {outage.lasts:g} s{often}{whom}: {which}")
+    return said
 
 
 def percent(part: int, whole: int) -> str:

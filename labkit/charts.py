@@ -4,93 +4,26 @@ Everything drawn or said comes from the run, and one run folder always gives the
 """
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from labkit.audit import Fate
-from labkit.captions import byte_count, percent, setting
-from labkit.looks import LOOKS, MARGIN, PALE, SOFT, WIDTH, Chart, Look, styled
-from labkit.protocols import PROTOCOLS
-from labkit.results import ENOUGH, METRICS, Recording, Run, percentile
-from labkit.trial import Guarantee, Measure, Payload
+from labkit.captions import byte_count
+from labkit.looks import MARGIN, PALE, SOFT, WIDTH, Chart
+from labkit.losses import loss as loss
+from labkit.losses import matrix as matrix
+from labkit.losses import timeline as timeline
+from labkit.results import ENOUGH, METRICS, Run, percentile
+from labkit.sheet import Group, Groups, draw, heading
+from labkit.trial import Measure
 
-VERDICTS = ("inconclusive", "lossy", "complete")
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
-MEANING = {
-    Guarantee.AT_MOST_ONCE: "out of the box",
-    Guarantee.AT_LEAST_ONCE: "recovery switched on",
-    Guarantee.DURABLE: "and the log on disk",
-}
-
-
-FATES = {
-    Fate.ON_TIME: ("arrived on time", "#e4eaef", ""),
-    Fate.LATE: ("arrived once the link was back", "#a9bccb", ""),
-    Fate.REJECTED: ("lost, the producer knew", "#f2d13c", "///"),
-    Fate.GAP_SEEN: ("lost, the consumer knew", "#9a6414", "\\\\\\"),
-    Fate.SILENT: ("lost, nobody knew", "#4a0d2b", "xxx"),
-}
-"""Words, colour and hatch, from good to bad; the lost are hatched, and darker the fewer knew."""
-
-
-@dataclass(frozen=True)
-class _Group:
-    """One protocol with one guarantee: all its repeats, pooled. `rows` are theirs in the frame of the measure."""
-
-    recordings: list[Recording]
-    rows: pd.DataFrame
-
-    @property
-    def look(self) -> Look:
-        return LOOKS[self.recordings[0].trial.protocol]
-
-    @property
-    def ink(self) -> tuple[float, ...]:
-        """Its colour, as dark as text on white has to be (WCAG contrast 4.5)."""
-        colour = np.array(to_rgb(self.look.colour))
-        while colour**2.2 @ (0.2126, 0.7152, 0.0722) > 1.05 / 4.5 - 0.05:
-            colour *= 0.95
-        return tuple(float(part) for part in colour)
-
-    @property
-    def label(self) -> str:
-        trial = self.recordings[0].trial
-        return PROTOCOLS[trial.protocol].title + (", thin" if trial.payload is Payload.THIN else "")
-
-    @property
-    def verdict(self) -> str:
-        return min((recording.outcome.verdict for recording in self.recordings), key=VERDICTS.index)
-
-    def count(self, *fates: Fate) -> int:
-        return sum(recording.outcome.count(*fates) for recording in self.recordings)
-
-    def latencies_ms(self) -> NDArray[np.float64]:
-        return np.sort(np.concatenate([recording.latencies_ms() for recording in self.recordings]))
-
-    def cautions(self) -> list[str]:
-        """What a reader has to know before trusting its figures."""
-        arrived, owed = self.count(Fate.ON_TIME, Fate.LATE), self.count(*Fate)
-        saturated = "saturated" in self.rows and self.rows["saturated"].any()
-        found = {
-            f"only {percent(arrived, owed)} arrived": 0 < arrived < owed,
-            "inconclusive": self.verdict == "inconclusive",
-            "⚠ generator saturated": saturated,
-        }
-        return [words for words, true in found.items() if true]
-
-
-Groups = dict[Guarantee, list[_Group]]
 
 
 def latency(run: Run) -> Chart:
@@ -98,7 +31,7 @@ def latency(run: Run) -> Chart:
     note = f"""Latency: first arrival minus the time the event was due, all subscribers together. A curve stops where
         fewer than {ENOUGH} deliveries lie beyond it, and says nothing of what never arrived. Dashed: the baselines."""
     title = "Latency: how long after it was due did an event arrive?"
-    return _draw(run, Measure.LATENCY, title, note, lambda groups: 440, _latency)
+    return draw(run, Measure.LATENCY, title, note, lambda groups: 464 * math.ceil(len(groups) / 2) - 24, _latency)
 
 
 def bandwidth(run: Run) -> Chart:
@@ -107,89 +40,48 @@ def bandwidth(run: Run) -> Chart:
         by the events that arrived. Set-up and idle: both directions together. A cut bar is longer than drawn.
         Hatched: the baselines."""
     title = "Bandwidth: how many bytes does a protocol spend on one event?"
-    return _draw(run, Measure.BANDWIDTH, title, note, lambda groups: 44 + _starts(groups)[-1], _bandwidth)
-
-
-def loss(run: Run) -> Chart:
-    """What became of the deliveries owed while the link broke, and who could know of those that were lost."""
-    note = """Owed: every event offered while the subscription stood, the outage included. Inconclusive: something was
-        still on its way when the trial ended, so what is missing cannot be called lost."""
-    title = "Disconnect-loss: what became of the events when the link broke?"
-    return _draw(run, Measure.LOSS, title, note, lambda groups: 106 + 54 * max(map(len, groups.values())), _loss)
+    return draw(run, Measure.BANDWIDTH, title, note, lambda groups: 44 + _starts(groups)[-1], _bandwidth)
 
 
 def save(run: Run, out: Path) -> list[Path]:
-    """Writes out/{latency,bandwidth,loss}.{png,svg}; returns their paths."""
+    """Writes out/{latency,bandwidth,loss}.{png,svg}, and matrix and timeline where something broke; returns paths."""
     out.mkdir(parents=True, exist_ok=True)
     files: dict[Path, bytes] = {}
-    drawings = (("latency", latency), ("bandwidth", bandwidth), ("loss", loss))
-    for name, draw in tqdm(drawings, desc="charts", unit="chart", leave=False):
-        chart = draw(run)
+    drawings: dict[str, Callable[[Run], Chart]] = {"latency": latency, "bandwidth": bandwidth, "loss": loss}
+    drawings |= {"matrix": matrix, "timeline": timeline} if run.of(Measure.LOSS) else {}
+    for name, drawing in tqdm(drawings.items(), desc="charts", unit="chart", leave=False):
+        chart = drawing(run)
         files |= {out / f"{name}.png": chart.png(), out / f"{name}.svg": chart.svg()}
     for path, data in files.items():
         path.write_bytes(data)
     return list(files)
 
 
-Height = Callable[[Groups], float]
-Body = Callable[[Chart, Groups, float], None]
-
-
-def _draw(run: Run, measure: Measure, title: str, note: str, height: Height, body: Body) -> Chart:
-    """Title, setting, body and notes; where no trial finished, one sentence that says so."""
-    frame: pd.DataFrame = getattr(run, measure)
-    recordings, groups = run.of(measure), Groups()
-    kinds = [(r.trial.guarantee, r.trial.protocol, r.trial.payload) for r in recordings]
-    for kind in sorted(dict.fromkeys(kinds), key=lambda kind: list(Guarantee).index(kind[0])):
-        mine = [number for number, other in enumerate(kinds) if other == kind]
-        groups.setdefault(kind[0], []).append(_Group([recordings[number] for number in mine], frame.iloc[mine]))
-    lines = [f"This run has no finished {measure} trial, so there is nothing to draw"]
-    lines = setting([recording.trial for recording in recordings]) if recordings else lines
-    failed = ", ".join(name for name in run.errors if name.startswith(f"{measure}-"))
-    failed = failed and f"Failed, and so not shown: {failed}."
-    notes = [line for text in (note if groups else "", failed) for line in textwrap.wrap(" ".join(text.split()), 190)]
-    top = 56 + 17 * len(lines) + 12
-    with styled():
-        chart = Chart(top + (height(groups) if groups else 0) + 17 * len(notes) + 26, title)
-        chart.alt = " ".join([title, *(f"{line}." for line in lines), *failed.splitlines()])
-        for number, line in enumerate(lines):
-            chart.write(MARGIN, 56 + 17 * number, line, color=SOFT)
-        for number, line in enumerate(reversed(notes)):
-            chart.write(MARGIN, chart.height - 20 - 17 * number, line, color=SOFT, fontsize=8)
-        if groups:
-            body(chart, groups, top)
-    return chart
-
-
-def _heading(chart: Chart, x: float, y: float, guarantee: Guarantee) -> None:
-    end = chart.write(x, y, str(guarantee), fontsize=11, fontweight="bold")
-    chart.write(end + 8, y, MEANING[guarantee], color=SOFT)
-
-
 def _latency(chart: Chart, groups: Groups, top: float) -> None:
-    """Curves on an axis of nines, one panel for each guarantee."""
+    """Curves on an axis of nines, one panel for each guarantee, two beside each other."""
     samples = [group.latencies_ms() for members in groups.values() for group in members]
     every = np.concatenate([*samples, [] if sum(map(len, samples)) else [0.1, 1.0]])
     low, high = max(every.min(), 1e-3) / 1.3, max(every.max(), 2e-3) * 1.3
     nines = max(math.log10(max(map(len, samples)) / ENOUGH + 1e-9), 1.0) + 0.05
     nines = max(nines, math.ceil(nines - 0.3) + 0.05)
     shares = [0.5] + [1 - 10.0**-n for n in range(1, math.floor(nines) + 1)]
-    metric, span = METRICS["p50_ms"], (WIDTH - MARGIN - 74) / len(groups)
-    for column, (guarantee, members) in enumerate(groups.items()):
-        _heading(chart, 74 + column * span, top + 8, guarantee)
-        axes = chart.panel(74 + column * span, top + 28, span - 215, 370)
+    metric, span = METRICS["p50_ms"], (WIDTH - MARGIN - 74) / min(len(groups), 2)
+    for number, (guarantee, members) in enumerate(groups.items()):
+        left, above = 74 + number % 2 * span, top + 464 * (number // 2)
+        heading(chart, left, above + 8, guarantee)
+        axes = chart.panel(left, above + 28, span - 215, 370)
         axes.set(xlim=(0, nines), ylim=(low, high), yscale="log", xlabel="share of deliveries at least this fast")
         axes.set_xticks([-math.log10(1 - share) for share in shares], [f"{100 * share:.8g} %" for share in shares])
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(lambda value, _: "")
-        if column == 0:
+        if number % 2 == 0:
             axes.set_ylabel(f"latency in {metric.unit}, log scale  (← {metric.better} is better)")
         told = "; ".join(_curves(chart, axes, members))
         chart.alt += f" {str(guarantee).capitalize()}, {metric.better} is better: {told}."
 
 
-def _curves(chart: Chart, axes: Axes, members: list[_Group]) -> list[str]:
+def _curves(chart: Chart, axes: Axes, members: list[Group]) -> list[str]:
     """Draws curves, and beside them names and figures, moved apart as far as they need; returns those in words."""
     box, blocks, ends = axes.bbox, [], []
     for group in members:
@@ -245,6 +137,7 @@ def _figures(ordered: NDArray[np.float64]) -> str:
     p50, p99, (_, unit, digits, _) = percentile(ordered, 0.5), percentile(ordered, 0.99), METRICS["p50_ms"]
     if p50 is None:
         return f"{len(ordered)} arrived, too few for p50" if len(ordered) else "nothing arrived"
+    digits = 0 if max(p50, p99 or 0) >= 1000 else digits
     rest = f" {unit}, too few for p99" if p99 is None else f" · p99 {p99:,.{digits}f} {unit}"
     return f"p50 {p50:,.{digits}f}{rest}"
 
@@ -272,10 +165,10 @@ COLUMNS = (
 """Left edge, width, heading and unit of each panel of bars, in the order of `_costs`."""
 
 
-def _costs(group: _Group) -> list[_Cost]:
+def _costs(group: Group) -> list[_Cost]:
     """Of a delivery (NaN where nothing arrived); of set-up and of an idle second per subscriber, both ways together."""
     total, mean = group.rows.sum(numeric_only=True), group.rows.mean(numeric_only=True)
-    arrived, hosts = float(total["deliveries"]) or math.nan, group.recordings[0].trial.workload.subscribers
+    arrived, hosts = float(total["deliveries"]) or math.nan, group.trial.workload.subscribers
     return [
         _Cost(total["load_up"] / arrived, total["load_down"] / arrived, total["payload_bytes"] / arrived),
         _Cost(0, (mean["setup_up"] + mean["setup_down"]) / hosts),
@@ -290,9 +183,9 @@ def _starts(groups: Groups) -> list[float]:
 
 def _bandwidth(chart: Chart, groups: Groups, top: float) -> None:
     """Bars: a delivery's bytes in both directions, and beside them what it costs to connect and to stay idle."""
-    places: dict[float, tuple[_Group, list[_Cost]]] = {}
+    places: dict[float, tuple[Group, list[_Cost]]] = {}
     for start, (guarantee, members) in zip(_starts(groups), groups.items(), strict=False):
-        _heading(chart, MARGIN, top + 24 + start - 14, guarantee)
+        heading(chart, MARGIN, top + 24 + start - 14, guarantee)
         chart.alt += f" {str(guarantee).capitalize()}, bytes per delivery (payload + overhead), set-up and idle: "
         told = []
         for y, group in zip(np.arange(len(members)) * 32 + start + 16, members, strict=True):
@@ -317,7 +210,7 @@ def _bandwidth(chart: Chart, groups: Groups, top: float) -> None:
             chart.write(end + 4, top + 10, "payload + overhead", color=SOFT)
 
 
-def _bars(axes: Axes, places: dict[float, tuple[_Group, _Cost]], both: bool) -> float:
+def _bars(axes: Axes, places: dict[float, tuple[Group, _Cost]], both: bool) -> float:
     """Bars to the right of a zero line and, with both ways, to its left; returns where zero is."""
     width, (before, after) = axes.bbox.width, (56, 96) if both else (0, 62)
     times, costs = (3 if both else 8), [cost for _, cost in places.values()]
@@ -347,49 +240,3 @@ def _cap(values: Sequence[float], times: float) -> float:
     """Where bars are cut: one value so many times the median must not flatten the others."""
     there = [value for value in values if value > 0]
     return min(max(there), times * float(np.median(there))) if there else 1.0
-
-
-def _loss(chart: Chart, groups: Groups, top: float) -> None:
-    """One bar of shares for each protocol, one panel for each guarantee, a line of keys above."""
-    x, span = float(MARGIN), (WIDTH - MARGIN) / len(groups)
-    for words, colour, hatch in FATES.values():
-        axes = chart.panel(x, top - 3, 22, 13)
-        axes.barh(0, 1, color=colour, hatch=hatch, ec="white", lw=0)
-        axes.set(xlim=(0, 1), ylim=(-0.4, 0.4))
-        axes.set_axis_off()
-        x = chart.write(x + 29, top + 4, words) + 24
-    for column, (guarantee, members) in enumerate(groups.items()):
-        left = MARGIN + column * span
-        _heading(chart, left, top + 38, guarantee)
-        axes = chart.panel(left + 146, top + 52, span - 146 - 170, 54 * len(members))
-        axes.set(xlim=(0, 100), ylim=(54 * len(members), 0), yticks=(), xticks=(0, 25, 50, 75, 100))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-        axes.set_xlabel("share of deliveries owed  (arrived: more is better →)")
-        axes.spines["left"].set_visible(False)
-        told = []
-        for number, group in enumerate(members):
-            y = 54 * number + 27
-            chart.write(left, top + 52 + y, group.label, color=group.ink, fontweight="bold")
-            told.append(_shares(axes, y, group))
-        chart.alt += f" {str(guarantee).capitalize()}: {'; '.join(told)}."
-
-
-def _shares(axes: Axes, y: float, group: _Group) -> str:
-    """One bar, at its end the verdict; returns the same in words."""
-    at, owed, lost = 0.0, group.count(*Fate), group.count(Fate.REJECTED, Fate.GAP_SEEN, Fate.SILENT)
-    for fate, (_, colour, hatch) in FATES.items():
-        share = 100 * group.count(fate) / (owed or 1)
-        axes.barh(y, share, left=at, height=24, color=colour, hatch=hatch, ec="white", lw=0)
-        at += share
-    lines = [f"{group.verdict}: {percent(lost, owed)} lost", f"{lost:,} of {owed:,}"]
-    if group.verdict == "inconclusive":
-        lines = [group.verdict, f"{percent(lost, owed)} missing", lines[1]]
-        axes.barh(y, 100, height=36, color="none", hatch="..", ec=SOFT, lw=1, ls="--", clip_on=False)
-    if again := int(group.rows["duplicated"].sum()):
-        lines.append(f"+{again:,} duplicate{'s' if again > 1 else ''}")
-    for number, line in enumerate(lines):
-        how: dict[str, Any] = {"fontsize": 8} if number else {"fontweight": "bold"}
-        down = 9.4 * (number - (len(lines) - 1) / 2)
-        axes.annotate(line, (100, y), (7, -down), **BESIDE, **how)
-    fates = (f"{group.count(fate):,} {FATES[fate][0]}" for fate in FATES if group.count(fate))
-    return f"{group.label} {', '.join(lines)} ({', '.join(fates)})"

@@ -117,8 +117,9 @@ class Node:
             self._process.wait(4)
         except subprocess.TimeoutExpired:
             # What it started would outlive it: it may have had no time yet to say what that is.
-            for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
-                process.kill()
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                child.kill()
+            self._process.kill()
             self._process.wait()
         self._reader.join(1)
         if self._process.returncode and self.owned:

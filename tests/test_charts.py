@@ -18,7 +18,9 @@ from PIL import Image
 from labkit import charts
 from labkit.captions import setting
 from labkit.ledger import MAGIC, RECORD, Kind
-from labkit.outage import Outage
+from labkit.looks import LOOKS
+from labkit.losses import FATES
+from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
 from labkit.trial import SCHEMA, Guarantee, Measure, Trial
@@ -58,15 +60,18 @@ def write_trial(
     (folder / "record.json").write_text(json.dumps(record))
     sent, received = [], []
     for number, item in enumerate(schedule):
-        sent.append((START + item.due_ns + int(late_ms * MS), len(item.raw), item.sequence, 2**16 - 1, Kind.SENT))
+        due = START + item.due_ns + int(late_ms * MS)
+        sent += [(due, len(item.raw), item.sequence, 2**16 - 1, kind) for kind in (Kind.SENT, Kind.ACCEPTED)]
         for who in range(trial.workload.subscribers):
-            at = START + item.due_ns + int((late_ms + delay_ms * (1 + number % 10)) * MS)
+            at = due + int(delay_ms * (1 + number % 10) * MS)
             if number < keep * len(schedule):
                 received.append((at, zlib.crc32(item.raw), item.sequence, who, Kind.RECEIVED))
             if number < copies and who == 0:
                 received.append((at + MS, zlib.crc32(item.raw), item.sequence, who, Kind.RECEIVED))
     write_ledger(folder / "producer.ledger", sent)
     write_ledger(folder / "consumer.ledger", sorted(received))
+    for later in ("producer-2", "consumer-2", "spared"):
+        write_ledger(folder / f"{later}.ledger", [])
     link = [(START - S, 300, 0, 0, Kind.UP), (START - S, 500, 0, 0, Kind.DOWN), (START + MS, 1000 * 10, 0, 0, Kind.UP)]
     link += [(START + MS, 1000 * 300, 0, 0, Kind.DOWN), (end + MS, 90, 0, 0, Kind.DOWN)]
     if trial.outage:
@@ -77,9 +82,15 @@ def write_trial(
     return {"digest": record["digest"]}
 
 
-def spec(measure: Measure, protocol: str, guarantee: Guarantee = Guarantee.AT_LEAST_ONCE, repeat: int = 1) -> Trial:
-    name = f"{measure}-{protocol}-{guarantee}-{repeat}"
-    outage = OUTAGE if measure is Measure.LOSS else None
+def spec(
+    measure: Measure,
+    protocol: str,
+    guarantee: Guarantee = Guarantee.AT_LEAST_ONCE,
+    repeat: int = 1,
+    outage: Outage | None = OUTAGE,
+) -> Trial:
+    outage = outage if measure is Measure.LOSS else None
+    name = f"{measure}-{protocol}-{guarantee}-{f'{outage.kind}-' if outage else ''}{repeat}"
     return Trial(name, measure, protocol, guarantee, LOAD, outage, repeat)
 
 
@@ -131,7 +142,8 @@ def words(chart: charts.Chart) -> list[str]:
     return [text.get_text() for text in texts(chart)]
 
 
-DRAWS = pytest.mark.parametrize("draw", [charts.latency, charts.bandwidth, charts.loss])
+DRAWS = pytest.mark.parametrize("draw", [charts.latency, charts.bandwidth, charts.loss, charts.matrix, charts.timeline])
+OF_LOSS = (charts.loss, charts.matrix, charts.timeline)
 
 
 def test_latency_tells_percentiles_parts_and_setting(full: Run) -> None:
@@ -153,9 +165,7 @@ def test_bandwidth_tells_bytes_of_both_directions_and_all_phases(full: Run) -> N
 
 def test_loss_tells_fates_verdict_duplicates_and_outage(full: Run) -> None:
     chart = charts.loss(full)
-    assert (
-        "WebSocket complete: 0 % lost, 0 of 1,000 (995 arrived on time, 5 arrived once the link was back)" in chart.alt
-    )
+    assert "WebSocket complete: 0 % lost, 0 of 1,000 (995 arrived on time, 5 arrived after the outage)" in chart.alt
     assert "Polling lossy: 98.0 % lost, 980 of 1,000 (20 arrived on time, 980 lost, nobody knew)" in chart.alt
     assert "Webhook complete: 0 % lost, 0 of 1,000, +3 duplicates" in chart.alt
     assert "Outage 0.4 s into the load, for 0.2 s: reset (" in chart.alt
@@ -164,7 +174,9 @@ def test_loss_tells_fates_verdict_duplicates_and_outage(full: Run) -> None:
 
 def test_files_are_the_same_for_the_same_run(full: Run, tmp_path: Path) -> None:
     once, again = charts.save(full, tmp_path / "once"), charts.save(Run(full.folder), tmp_path / "again")
-    assert [path.name for path in once] == [f"{m}.{kind}" for m in Measure for kind in ("png", "svg")]
+    assert [path.name for path in once] == [
+        f"{n}.{kind}" for n in (*Measure, "matrix", "timeline") for kind in ("png", "svg")
+    ]
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
 
 
@@ -208,15 +220,17 @@ def test_nothing_overlaps_and_nothing_is_clipped(full: Run, draw) -> None:
 def test_a_measure_without_trials_says_so(tmp_path: Path, draw) -> None:
     run = write_run(tmp_path, {}, {"loss-sse-at-least-once-1": "broke"})
     chart = draw(run)
-    assert f"This run has no finished {draw.__name__} trial, so there is nothing to draw." in chart.alt
+    measure = "loss" if draw in OF_LOSS else draw.__name__
+    assert f"This run has no finished {measure} trial, so there is nothing to draw." in chart.alt
     assert not chart.axes
-    assert ("loss-sse-at-least-once-1" in chart.alt) == (draw is charts.loss)
+    assert ("loss-sse-at-least-once-1" in chart.alt) == (draw in OF_LOSS)
 
 
 @DRAWS
 def test_trials_in_which_nothing_arrived_are_drawn(tmp_path: Path, draw) -> None:
     run = write_run(tmp_path, {spec(measure, "sse"): {"keep": 0} for measure in Measure})
-    assert ("100 % lost" if draw is charts.loss else "nothing arrived") in draw(run).alt
+    said = {charts.timeline: "lost 1,000 of 1,000", charts.loss: "100 % lost", charts.matrix: "100 % lost"}
+    assert said.get(draw, "nothing arrived") in draw(run).alt
     assert draw(run).png()
 
 
@@ -226,8 +240,8 @@ def test_saturated_trials_are_marked_in_label_and_line(tmp_path: Path) -> None:
     assert words(chart).count("⚠ generator saturated") == 1
     assert "Server-Sent Events, p50 14.50, p99 19.00 ms, ⚠ generator saturated" in chart.alt
     faces = {line.get_marker(): line.get_markerfacecolor() for line in chart.axes[0].lines}
-    assert faces[charts.LOOKS["sse"].marker] == "white"
-    assert faces[charts.LOOKS["websocket"].marker] == charts.LOOKS["websocket"].colour
+    assert faces[LOOKS["sse"].marker] == "white"
+    assert faces[LOOKS["websocket"].marker] == LOOKS["websocket"].colour
 
 
 @DRAWS
@@ -259,14 +273,14 @@ def test_a_bar_far_beyond_the_others_is_cut_and_keeps_its_number(tmp_path: Path)
 
 
 def test_a_protocol_looks_like_no_other(full: Run) -> None:
-    assert list(charts.LOOKS) == list(PROTOCOLS)
-    looks = charts.LOOKS.values()
+    assert list(LOOKS) == list(PROTOCOLS)
+    looks = LOOKS.values()
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == len(PROTOCOLS)
-    assert not {look.colour for look in looks} & {colour for _, colour, _ in charts.FATES.values()}
-    broken = {name: look.dash for name, look in charts.LOOKS.items() if look.dash != "-"}
+    assert not {look.colour for look in looks} & {colour for _, colour, _ in FATES.values()}
+    broken = {name: look.dash for name, look in LOOKS.items() if look.dash != "-"}
     assert set(broken) == {name for name, row in PROTOCOLS.items() if row.baseline}
     assert len(set(broken.values())) == len(broken)
-    assert {name for name, look in charts.LOOKS.items() if look.hatch} == set(broken)
+    assert {name for name, look in LOOKS.items() if look.hatch} == set(broken)
     drawn = {line.get_color() for axes in charts.latency(full).axes for line in axes.lines}
     assert {look.colour for look in looks} <= drawn
 
@@ -287,6 +301,30 @@ def test_labels_move_no_further_than_they_must() -> None:
 )
 def test_the_setting_comes_from_the_workload(load: Workload, said: str) -> None:
     assert said in setting([replace(spec(Measure.LATENCY, "sse"), workload=load)])[0]
+
+
+def test_the_setting_names_link_timings_and_every_outage() -> None:
+    cut = replace(OUTAGE, share=0.5, repeat=2)
+    slow = {"conditions": Conditions(0.02, 0.005, 1_000_000)}
+    kinds = list(OUTAGES)[:3]
+    trials = [replace(spec(Measure.LOSS, "webhook", outage=replace(cut, kind=kind)), **slow) for kind in kinds]
+    _, way, *outages = setting(trials)
+    assert "through the link (20 ms of delay each way, up to 5 ms of jitter, 1,000,000 bytes/s), heartbeat 1 s" in way
+    assert "webhook retries 36,000 times faster than Standard Webhooks' example schedule" in way
+    assert outages == [
+        "3 kinds of outage, each 0.4 s into the load, for 0.2 s, 2 times with as long a pause between, "
+        "to the first 3 of 5 subscribers: close (FIN), reset (RST), silent (stall)"
+    ]
+    assert "nobody is told" in setting(trials[2:])[2]
+    assert "webhook" not in setting([spec(Measure.LOSS, "webhook", Guarantee.AT_MOST_ONCE)])[1]
+    assert "webhook" not in setting([spec(Measure.LOSS, "sse")])[1]
+
+
+def test_three_guarantees_take_two_panels_a_row(full: Run) -> None:
+    for chart in (charts.latency(full), charts.loss(full)):
+        places = [axes.get_position() for axes in chart.axes if axes.get_xlabel()]
+        assert len({round(place.x0, 3) for place in places}) == 2
+        assert len({round(place.y0, 3) for place in places}) >= 2
 
 
 def test_no_pyplot_and_no_settings_changed(full: Run, tmp_path: Path) -> None:

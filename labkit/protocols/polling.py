@@ -106,6 +106,7 @@ class PollingConsumer(Consumer):
         assert peer is not None
         self._url = f"{peer}/events" if self.recovers else f"{peer}/events/latest"
         self._asked = dict.fromkeys(self.hosts, 0)
+        self._asking: set[int] = set()
         self._client = await self.client(self.timings.request + (self.timings.hold if self.held else 0))
         for subscriber in self.hosts:
             self.tasks.start(self.keep(subscriber, self._session, ClientError))
@@ -118,15 +119,19 @@ class PollingConsumer(Consumer):
         due = loop.time() + interval * random.Random(f"{self.trial.workload.seed} {subscriber}").random()
         while True:
             asked = monotonic_ns()
+            self._asking.add(subscriber)
             await self._poll(subscriber)
+            self._asking.discard(subscriber)
             self._asked[subscriber] = asked
             self.up(subscriber)
             due += interval
             await asyncio.sleep(max(0.0, due - loop.time()))
 
     def pending(self, since_ns: int) -> int:
-        """A held request hears of news at once; any other subscriber has to have asked again."""
-        return 0 if self.held else sum(asked < since_ns for asked in self._asked.values())
+        """A held request hears of news at once, once it is made; any other subscriber has to have asked again."""
+        if self.held:
+            return self.count - len(self._asking)
+        return sum(asked < since_ns for asked in self._asked.values())
 
     async def _poll(self, subscriber: int) -> None:
         last = self.last[subscriber]

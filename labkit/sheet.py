@@ -1,0 +1,165 @@
+"""What every chart shares: the groups of trials behind it, a title, the setting below it, keys, and notes."""
+
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
+
+from labkit.audit import Fate
+from labkit.captions import percent, setting
+from labkit.looks import LOOKS, MARGIN, SOFT, WIDTH, Chart, Look, styled
+from labkit.protocols import PROTOCOLS
+from labkit.results import Recording, Run
+from labkit.trial import Guarantee, Measure, Payload, Trial
+
+VERDICTS = ("inconclusive", "lossy", "complete")
+MEANING = {
+    Guarantee.AT_MOST_ONCE: "out of the box",
+    Guarantee.AT_LEAST_ONCE: "recovery switched on",
+    Guarantee.DURABLE: "and the log on disk",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """One protocol with one guarantee: all its repeats, pooled. `rows` are theirs in the frame of the measure."""
+
+    recordings: list[Recording]
+    rows: pd.DataFrame
+
+    @property
+    def trial(self) -> Trial:
+        return self.recordings[0].trial
+
+    @property
+    def look(self) -> Look:
+        return LOOKS[self.trial.protocol]
+
+    @property
+    def ink(self) -> tuple[float, ...]:
+        """Its colour, as dark as text on white has to be (WCAG contrast 4.5)."""
+        colour = np.array(to_rgb(self.look.colour))
+        while colour**2.2 @ (0.2126, 0.7152, 0.0722) > 1.05 / 4.5 - 0.05:
+            colour *= 0.95
+        return tuple(float(part) for part in colour)
+
+    @property
+    def label(self) -> str:
+        thin = self.trial.payload is Payload.THIN
+        return PROTOCOLS[self.trial.protocol].title + (", thin" if thin else "")
+
+    @property
+    def outage(self) -> str:
+        """The kind of its outage."""
+        return outage_of(self.trial)
+
+    @property
+    def verdict(self) -> str:
+        return min((recording.outcome.verdict for recording in self.recordings), key=VERDICTS.index)
+
+    @property
+    def duplicated(self) -> int:
+        return int(self.rows["duplicated"].sum())
+
+    def count(self, *fates: Fate) -> int:
+        return sum(recording.outcome.count(*fates) for recording in self.recordings)
+
+    def latencies_ms(self) -> NDArray[np.float64]:
+        return np.sort(np.concatenate([recording.latencies_ms() for recording in self.recordings]))
+
+    def cautions(self) -> list[str]:
+        """What a reader has to know before trusting its figures."""
+        arrived, owed = self.count(Fate.ON_TIME, Fate.LATE), self.count(*Fate)
+        saturated = "saturated" in self.rows and self.rows["saturated"].any()
+        found = {
+            f"only {percent(arrived, owed)} arrived": 0 < arrived < owed,
+            "inconclusive": self.verdict == "inconclusive",
+            "⚠ generator saturated": saturated,
+        }
+        return [words for words, true in found.items() if true]
+
+
+Groups = dict[Guarantee, list[Group]]
+Height = Callable[[Groups], float]
+Body = Callable[[Chart, Groups, float], None]
+
+
+def outage_of(trial: Trial) -> str:
+    return trial.outage.kind if trial.outage else "none"
+
+
+def draw(
+    run: Run,
+    measure: Measure,
+    title: str,
+    note: str,
+    height: Height,
+    body: Body,
+    only: Callable[[Trial], bool] = lambda trial: True,
+) -> Chart:
+    """Title, setting, body and notes; where no trial finished, one sentence that says so."""
+    frame: pd.DataFrame = getattr(run, measure)
+    chosen = [(number, found) for number, found in enumerate(run.of(measure)) if only(found.trial)]
+    groups = _grouped(chosen, frame)
+    lines = [f"This run has no finished {measure} trial, so there is nothing to draw"]
+    lines = setting([recording.trial for _, recording in chosen]) if chosen else lines
+    failed = ", ".join(name for name in run.errors if name.startswith(f"{measure}-"))
+    failed = failed and f"Failed, and so not shown: {failed}."
+    notes = [
+        line
+        for text in (note if groups else "", failed)
+        for line in textwrap.wrap(" ".join(text.split()), 190, break_on_hyphens=False)
+    ]
+    shown = [part for line in lines for part in textwrap.wrap(line, 165, break_on_hyphens=False)]
+    top = 56 + 17 * len(shown) + 12
+    with styled():
+        chart = Chart(top + (height(groups) if groups else 0) + 17 * len(notes) + 26, title)
+        chart.alt = " ".join([title, *(f"{line}." for line in lines), *failed.splitlines()])
+        for number, line in enumerate(shown):
+            chart.write(MARGIN, 56 + 17 * number, line, color=SOFT)
+        for number, line in enumerate(reversed(notes)):
+            chart.write(MARGIN, chart.height - 20 - 17 * number, line, color=SOFT, fontsize=8)
+        if groups:
+            body(chart, groups, top)
+    return chart
+
+
+def _grouped(chosen: list[tuple[int, Recording]], frame: pd.DataFrame) -> Groups:
+    """Repeats together, by guarantee; within one in the order of the tables: outage, protocol, payload."""
+    kinds: dict[tuple[Guarantee, str, str, Payload], list[tuple[int, Recording]]] = {}
+    for number, found in chosen:
+        trial = found.trial
+        key = (trial.guarantee, outage_of(trial), trial.protocol, trial.payload)
+        kinds.setdefault(key, []).append((number, found))
+    groups = Groups()
+    for key, mine in sorted(kinds.items(), key=lambda item: list(Guarantee).index(item[0][0])):
+        group = Group([found for _, found in mine], frame.iloc[[number for number, _ in mine]])
+        groups.setdefault(key[0], []).append(group)
+    return groups
+
+
+def heading(chart: Chart, x: float, y: float, guarantee: Guarantee) -> None:
+    end = chart.write(x, y, str(guarantee), fontsize=11, fontweight="bold")
+    chart.write(end + 8, y, MEANING[guarantee], color=SOFT)
+
+
+def keys(chart: Chart, y: float, items: Iterable[tuple[str, str, str]], x: float = MARGIN) -> float:
+    """A line of keys: words, colour and hatch of each, wrapped where it is full; returns the middle of the last."""
+    for words, colour, hatch in items:
+        if x + 29 + 6.2 * len(words) > WIDTH - MARGIN:
+            x, y = MARGIN, y + 20
+        swatch(chart, x, y, colour, hatch)
+        x = chart.write(x + 29, y, words) + 24
+    return y
+
+
+def swatch(chart: Chart, x: float, y: float, colour: str, hatch: str = "") -> None:
+    axes = chart.panel(x, y - 7, 22, 13)
+    edge = SOFT if colour == "white" else "white"
+    axes.barh(0, 1, 1, color=colour, hatch=hatch, ec=edge, lw=1 if colour == "white" else 0, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(-0.5, 0.5))
+    axes.set_axis_off()
