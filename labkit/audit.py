@@ -66,17 +66,18 @@ PLAIN = Terms()
 class Outcome:
     """What the ledgers say. Matrices are subscribers x events.
 
-    owed: the delivery was due. arrived_ns: first good arrival, 0 where there was none. copies: good arrivals beyond
-    the first. fate: a `Fate`, meaningful where owed. unexplained: lost deliveries that no outage accounts for.
-    lateness_ns: the producer's own, one value for each event it sent. overflowed: how often a subscriber was too slow
-    for its bounded queue. windows: begin and end of each outage, ns; the end is None where nothing healed it.
-    noticed_ns and its two sides, recovered_ns: after the first cut and the last heal, None without an outage or where
-    nobody noticed.
+    owed: the delivery was due. arrived_ns: first good arrival, 0 where there was none. copies: good arrivals beyond the
+    first; twice: how many of them the application got, the others it dropped by their id. fate: a `Fate`, meaningful
+    where owed. unexplained: lost deliveries that no outage accounts for. lateness_ns: the producer's own, one value for
+    each event it sent. overflowed: how often a subscriber was too slow for its bounded queue. windows: begin and end of
+    each outage, ns; the end is None where nothing healed it. noticed_ns and its two sides, recovered_ns: after the
+    first cut and the last heal, None without an outage or where nobody noticed.
     """
 
     owed: NDArray[np.bool_]
     arrived_ns: NDArray[np.int64]
     copies: NDArray[np.int64]
+    twice: int
     fate: NDArray[np.int8]
     unexplained: NDArray[np.bool_]
     lateness_ns: NDArray[np.int64]
@@ -138,7 +139,7 @@ def audit(
 
     arrivals = consumer[np.isin(consumer["kind"], (Kind.RECEIVED, Kind.REPEATED)) & (_of_load(consumer, offer))]
     good, corrupt, unexpected = _sort(arrivals, offer, offer.wanted & offered)
-    arrived, copies, reordered = _first_arrivals(arrivals[good], offer, offer.wanted.shape)
+    arrived, copies, twice, reordered = _first_arrivals(arrivals[good], offer, offer.wanted.shape)
     # A durable log may hold what its producer did not live to see accepted: it does where anyone got the event.
     agreed |= (arrived > 0).any(axis=0)
     owed = offer.wanted & agreed
@@ -164,6 +165,7 @@ def audit(
         owed=owed,
         arrived_ns=arrived,
         copies=copies,
+        twice=twice,
         fate=fate,
         unexplained=lost & ~_explained(offer, arrived, windows, terms),
         lateness_ns=sent["time_ns"] - offer.due_ns[events],
@@ -225,8 +227,9 @@ def _sort(arrivals: Records, offer: Offer, owed: NDArray[np.bool_]) -> tuple[NDA
 
 def _first_arrivals(
     arrivals: Records, offer: Offer, shape: tuple[int, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """First arrival times (0: none), arrivals beyond the first, and first arrivals that a later event had overtaken.
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int, int]:
+    """First arrival times (0: none) and arrivals beyond the first; how many of these the application got; and how many
+    first arrivals a later event had overtaken.
 
     The first is one that the application got; with repeats alone there is none.
     """
@@ -244,7 +247,7 @@ def _first_arrivals(
     for numbers in np.split(by_subscriber["sequence"], starts[1:]):
         if len(numbers):
             reordered += int((numbers < np.maximum.accumulate(numbers)).sum())
-    return arrived, copies, reordered
+    return arrived, copies, len(taken) - len(first), reordered
 
 
 def _windows(outages: Records) -> list[tuple[int, int | None]]:

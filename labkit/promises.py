@@ -2,7 +2,7 @@
 
 At-most-once: every delivery that is missing falls into an outage. At-least-once: none is missing, unless the producer
 was killed and with it what only its memory held. Durable: none is missing. Always: nothing unexpected, nothing corrupt,
-and each subscription in order, unless its protocol's row in PROTOCOLS says otherwise.
+and each subscription in order and without repeats, unless its protocol's row in PROTOCOLS says otherwise.
 """
 
 from labkit.outage import Strikes
@@ -25,14 +25,14 @@ def broken(recording: Recording) -> list[str]:
 
     An outage longer than all retries together (`Timings.retry_span`) is more than at-least-once promises to survive.
     """
-    outcome, row = recording.outcome, find(recording.trial.protocol)
-    ordered = not (row.reorders and recording.trial.recovers)
+    outcome, row, recovers = recording.outcome, find(recording.trial.protocol), recording.trial.recovers
     counts = {
         "unexplained": int(outcome.unexplained.sum()),
         "lost": 0 if may_lose(recording) else outcome.lost,
         "unexpected": outcome.unexpected,
         "corrupt": outcome.corrupt,
-        "out of order": outcome.reordered if ordered else 0,
+        "given to the application again": 0 if row.repeats and recovers else outcome.twice,
+        "out of order": 0 if row.reorders and recovers else outcome.reordered,
     }
     found = [f"{count:,} {words}" for words, count in counts.items() if count]
     return [*found, "inconclusive"] if outcome.verdict == "inconclusive" else found

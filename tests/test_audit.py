@@ -91,11 +91,13 @@ def test_an_event_that_came_again_is_one_duplicate(kind):
     assert outcome.arrived_ns[1, 5] == history.due(5) + LATENCY
 
 
-def test_three_copies_are_two_duplicates():
+def test_three_copies_are_two_duplicates_one_of_which_the_application_saw():
     history = History()
     history.consumed(Kind.RECEIVED, history.due(5) + LATENCY + 5, number=5)
     history.consumed(Kind.REPEATED, history.due(9), number=5)
-    assert found(history.judge()) == only(history, duplicated=2)
+    outcome = history.judge()
+    assert found(outcome) == only(history, duplicated=2)
+    assert outcome.twice == 1
 
 
 def test_a_duplicate_long_after_newer_events_is_not_reordered():

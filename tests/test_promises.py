@@ -105,8 +105,9 @@ def test_the_promises_are_broken_by_a_loss_that_no_outage_explains(lab: Lab) -> 
     (recording,) = lab.run([trial("websocket", Guarantee.AT_LEAST_ONCE, None, 0)])
     unexplained = recording.outcome.unexplained.copy()
     unexplained[0, 3] = True
-    outcome = replace(recording.outcome, unexplained=unexplained, reordered=2, verdict="inconclusive")
-    assert broken(replace(recording, outcome=outcome)) == ["1 unexplained", "2 out of order", "inconclusive"]
+    outcome = replace(recording.outcome, unexplained=unexplained, twice=3, reordered=2, verdict="inconclusive")
+    words = ["1 unexplained", "3 given to the application again", "2 out of order", "inconclusive"]
+    assert broken(replace(recording, outcome=outcome)) == words
 
 
 def test_only_at_least_once_may_lose_with_the_memory_of_a_killed_producer(lab: Lab) -> None:
