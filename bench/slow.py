@@ -48,7 +48,7 @@ def main() -> int:
     print("|---|---|---:|---:|---:|---:|---:|---|", flush=True)
     failed = False
     with tempfile.TemporaryDirectory(prefix="labkit-slow-") as folder:
-        errors = Runner(plan, Path(folder) / "run", sys.argv, lambda *_: None, room=2).run()
+        errors = Runner(plan, Path(folder) / "run", sys.argv, lambda *_: None, room=1).run()
         run = Run(Path(folder) / "run")
         for recording, overflowed in zip(run.of(Measure.LOSS), run.loss["overflowed"], strict=True):
             during, before, kept = p99(recording, True), p99(recording, False), broken(recording)

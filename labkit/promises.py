@@ -25,14 +25,14 @@ def broken(recording: Recording) -> list[str]:
 
     An outage longer than all retries together (`Timings.retry_span`) is more than at-least-once promises to survive.
     """
-    outcome, row, recovers = recording.outcome, find(recording.trial.protocol), recording.trial.recovers
+    outcome, row, guarantee = recording.outcome, find(recording.trial.protocol), recording.trial.guarantee
     counts = {
         "unexplained": int(outcome.unexplained.sum()),
         "lost": 0 if may_lose(recording) else outcome.lost,
         "unexpected": outcome.unexpected,
         "corrupt": outcome.corrupt,
-        "given to the application again": 0 if row.repeats and recovers else outcome.twice,
-        "out of order": 0 if row.reorders and recovers else outcome.reordered,
+        "given to the application again": 0 if guarantee in row.repeats else outcome.twice,
+        "out of order": 0 if guarantee in row.reorders else outcome.reordered,
     }
     found = [f"{count:,} {words}" for words, count in counts.items() if count]
     return [*found, "inconclusive"] if outcome.verdict == "inconclusive" else found

@@ -5,6 +5,7 @@ going on; the others, which no delay can falsify, run side by side. A trial's fo
 """
 
 import json
+import math
 import os
 import queue
 import secrets
@@ -35,10 +36,10 @@ OUT_OF_THE_BOX = (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE)
 """The guarantees that are compared where none are named."""
 
 ROOM = 4
-"""Of these, how many loads may be under way at one time, each counted as WEIGHTS says."""
+"""Of these, how many loads may be under way at one time, each counted as `weight` says."""
 
-WEIGHTS = {Measure.LATENCY: 1, Measure.BANDWIDTH: 1, Measure.LOSS: 2}
-"""Bytes are the same on a busy machine; how soon a break is noticed and mended, and what was queued then, is not."""
+LIGHT = 1000
+"""Deliveries a second that count as one load."""
 
 TRACE = "trace"
 LOGS = "nodes"
@@ -102,6 +103,13 @@ def unmet(protocol: str, outage: Outage) -> str | None:
             "unset LABKIT_NATS, or choose another outage."
         )
     return None
+
+
+def weight(trial: Trial) -> int:
+    """As how many loads it counts. Bytes are the same on a busy machine; how soon a break is mended is not."""
+    if trial.measure is not Measure.LOSS:
+        return 1
+    return min(max(1, math.ceil(trial.workload.rate * trial.workload.subscribers / LIGHT)), ROOM)
 
 
 class Room:
@@ -245,7 +253,7 @@ class Runner:
         started = time.monotonic()
         try:
             trial.save(unfinished / "spec.json")
-            loads = self._room.hold(WEIGHTS[trial.measure])
+            loads = self._room.hold(weight(trial))
             record = Walk(station, trial.under(self._out), unfinished, self._stop, loads).run()
             if record["digest"] != self._manifest["digest"]:
                 raise TrialError("The producer offered another workload than the manifest's.")

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from labkit.errors import UsageError
+from labkit.trial import Guarantee
 
 if TYPE_CHECKING:
     from labkit.protocols.base import Consumer, Producer
@@ -14,8 +15,8 @@ class Protocol(NamedTuple):
 
     `set_up_s`: how long after connecting the protocol goes on setting up by itself. `too_slow`: the policy for a
     subscriber that does not keep up. `latest_only`: at-most-once gives the newest event, and the ones before it are
-    superseded. `reorders`: with recovery on, what is sent again may come after what followed it; everywhere else a
-    subscription's order is kept. `repeats`: with recovery on, the application may see an event twice.
+    superseded. `reorders`: the guarantees with which an event may come after what followed it; with all others each
+    subscription's order is kept. `repeats`: those with which the application may see an event twice.
     """
 
     title: str
@@ -28,8 +29,8 @@ class Protocol(NamedTuple):
     too_slow: str = ""
     set_up_s: float = 0.0
     latest_only: bool = False
-    reorders: bool = False
-    repeats: bool = False
+    reorders: tuple[Guarantee, ...] = ()
+    repeats: tuple[Guarantee, ...] = ()
     baseline: bool = False
 
     def producer(self) -> "type[Producer]":
@@ -43,16 +44,35 @@ class Protocol(NamedTuple):
         return found
 
 
+RECOVERING = (Guarantee.AT_LEAST_ONCE, Guarantee.DURABLE)
 CUT_OFF = "disconnected with 8 MiB unsent"
 REJECTED = "rejected with 10,000 deliveries queued"
 PULLS = "asks for no more than it can take; what the log evicts meanwhile is a gap"
 
 PROTOCOLS = {
     "websocket": Protocol("WebSocket", "websocket", "WebSocket", "RFC 6455", True, False, too_slow=CUT_OFF),
-    "webhook": Protocol("Webhook", "webhook", "Webhook", "Standard Webhooks 1.0", False, True, too_slow=REJECTED),
-    # Reconciliation may overtake a delivery that is still being retried.
+    # A POST that was given up when it took too long may arrive after all, late; with recovery on it is tried again, and
+    # the next one waits until it has ended.
+    "webhook": Protocol(
+        "Webhook",
+        "webhook",
+        "Webhook",
+        "Standard Webhooks 1.0",
+        False,
+        True,
+        too_slow=REJECTED,
+        reorders=(Guarantee.AT_MOST_ONCE,),
+    ),
+    # Besides, reconciliation may overtake a delivery that is still being retried.
     "resthooks": Protocol(
-        "REST Hooks", "resthooks", "RestHooks", "resthooks.org patterns", True, True, too_slow=REJECTED, reorders=True
+        "REST Hooks",
+        "resthooks",
+        "RestHooks",
+        "resthooks.org patterns",
+        True,
+        True,
+        too_slow=REJECTED,
+        reorders=tuple(Guarantee),
     ),
     # nats-server measures each client's round trip with a PING, 2.0 to 2.4 s after it connected. What is redelivered,
     # because its acknowledgement got lost, comes again, and after what followed it.
@@ -66,8 +86,8 @@ PROTOCOLS = {
         brokered=True,
         too_slow=CUT_OFF + " by the broker",
         set_up_s=2.5,
-        reorders=True,
-        repeats=True,
+        reorders=RECOVERING,
+        repeats=RECOVERING,
     ),
     "sse": Protocol("Server-Sent Events", "sse", "Sse", "WHATWG HTML 9.2", True, False, too_slow=CUT_OFF),
     "polling": Protocol(
