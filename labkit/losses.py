@@ -77,8 +77,8 @@ def timeline(run: Run, guarantee: Guarantee | str | None = None, outage: str | N
     repeats = max((recording.trial.repeat for recording in run.of(Measure.LOSS)), default=1)
     first = min((recording.trial.repeat for recording in run.of(Measure.LOSS)), default=1)
     alone = f"Of {repeats} repeats the first is shown." if repeats > first else ""
-    note = f"""{alone} Where marks share a pixel, the worse fate is shown, so no loss is hidden. White: nothing was
-        offered. {INCONCLUSIVE}"""
+    note = f"""{alone} Where marks share a pixel, the worse fate is shown, so no loss is hidden. Where there is
+        no mark, nothing was offered. {INCONCLUSIVE}"""
     title = "Timeline: what became of each event, for each subscriber?"
 
     def only(trial: Trial) -> bool:
@@ -268,7 +268,7 @@ def levels(recording: Recording, width: int = RASTER, rows: int = 60) -> NDArray
     level[~outcome.owed] = BLANK
     hosts = len(level)
     level = np.maximum.reduceat(level, np.arange(min(hosts, rows)) * hosts // min(hosts, rows), axis=0)
-    starts = np.clip((due * width / (recording.trial.workload.length * 1e9)).astype(int), 0, width - 1)
+    starts = np.clip((due * width / (recording.seconds * 1e9)).astype(int), 0, width - 1)
     reach = np.clip(np.diff(starts, append=width), 1, REACH)
     picture = np.zeros((len(level), width), np.int8)
     for step in range(REACH):
@@ -295,7 +295,7 @@ def _timeline(chart: Chart, groups: Groups, top: float) -> None:
     items = [*FATES.values()]
     items.insert(2, AGAIN_LOOK)
     shown = [(words, colour, "") for words, colour, _ in items]
-    y = keys(chart, top + 4, [*shown, ("outage", SHADE, ""), ("nothing offered", "white", "")])
+    y = keys(chart, top + 4, [*shown, ("outage", SHADE, "")])
     words = "one thin row: one subscriber  ·  one mark: one event, at the time it was due"
     chart.write(WIDTH - MARGIN, y, words, color=SOFT, ha="right")
     above = y + 30
@@ -303,7 +303,7 @@ def _timeline(chart: Chart, groups: Groups, top: float) -> None:
         heading(chart, MARGIN, above, guarantee)
         tall = sum(_raster_height(group) + GAP for group in members) + GAP + 8
         axes = chart.panel(LEFT, above + 4, RASTER, tall)
-        length = members[0].trial.workload.length
+        length = members[0].recordings[0].seconds
         axes.set(xlim=(0, length), ylim=(tall, 0), yticks=(), xlabel="seconds of the load")
         axes.grid(False)
         axes.spines["left"].set_visible(False)
@@ -318,8 +318,8 @@ def _timeline(chart: Chart, groups: Groups, top: float) -> None:
 
 def _raster(chart: Chart, axes: Axes, y: float, above: float, group: Group) -> str:
     """One protocol's image, the outage behind it, its name and its losses beside it; returns the same in words."""
-    recording, length, middle = group.recordings[0], group.trial.workload.length, y + _raster_height(group) / 2
-    picture, tall = levels(recording), _tall(recording)
+    recording, middle = group.recordings[0], y + _raster_height(group) / 2
+    picture, tall, length = levels(recording), _tall(recording), recording.seconds
     until, struck = y + len(picture) * tall, group.trial.struck / group.trial.workload.subscribers
     bottom = until + 5 if struck == 1 else y + math.ceil(struck * len(picture)) * tall
     for begin, end in _windows(recording, length):

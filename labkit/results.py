@@ -94,6 +94,13 @@ class Recording:
     outcome: Outcome
     link: Records
 
+    @property
+    def seconds(self) -> float:
+        """How long the load lasts: the duration, or the time of a trace's last event."""
+        if self.trial.workload.trace is None:
+            return self.trial.workload.duration
+        return float(self.offer.due_ns[-1] - self.phases["load"]) / 1e9 or 1.0
+
     def latencies_ms(self) -> NDArray[np.float64]:
         """First arrival minus due time of every delivery, in milliseconds, sorted."""
         arrived = self.outcome.arrived_ns
