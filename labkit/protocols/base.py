@@ -279,11 +279,14 @@ class Tasks:
             self.on_failure()
 
     async def close(self) -> None:
-        """Cancels every task and waits for its end."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Cancels every task and waits for its end.
+
+        Again, where need be: up to Python 3.11 `asyncio.wait_for` swallows a cancellation that comes with the result.
+        """
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=0.1)
 
 
 async def every(seconds: float, beat: Callable[[], Awaitable[None]]) -> None:

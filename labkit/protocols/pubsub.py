@@ -26,6 +26,9 @@ from labkit.workload import Scheduled
 UNSENT = 64 * 1024
 """Bytes that may wait in the client and still count as drained."""
 
+ALIVE = "labkit-alive"
+"""A subject that nobody subscribes to."""
+
 DRAINED = 256
 """Publishes that may wait for the stream's acknowledgement and still count as drained."""
 
@@ -172,8 +175,10 @@ class PubSubConsumer(Consumer):
             if not heard or monotonic() - heard < heartbeat or not client.is_connected:
                 continue
             try:
-                async with asyncio.timeout(heartbeat):
-                    await client.flush()
+                # A request that nobody is there to answer is answered by the broker itself, at once.
+                await client.request(ALIVE, timeout=heartbeat)
+            except nats.errors.NoRespondersError:
+                pass
             except FAILURES:
                 await client.force_reconnect()
 
