@@ -6,6 +6,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+from labkit.outage import OUTAGES
+from labkit.protocols import PROTOCOLS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -45,3 +48,9 @@ def test_every_dependency_is_pinned_and_no_pin_names_an_index() -> None:
 def test_no_module_is_too_long_for_one_noun() -> None:
     lengths = {path.name: path.read_text().count("\n") for path in (ROOT / "labkit").rglob("*.py")}
     assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_the_readme_names_every_outage_and_every_policy_for_slow_subscribers() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert [kind for kind in OUTAGES if f"`{kind}`" not in text] == []
+    assert [name for name, row in PROTOCOLS.items() if row.too_slow not in text or f"`{name}`" not in text] == []
