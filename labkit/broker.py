@@ -46,10 +46,11 @@ def find() -> str:
     return path
 
 
-def external() -> str | None:
+def external(streams: bool = False) -> str | None:
     """The URL in LABKIT_NATS, once a NATS server has answered there; None where the lab starts its own.
 
-    Raises UsageError when it is no such URL, or nothing answers within ANSWER_LIMIT seconds.
+    Raises UsageError when it is no such URL, nothing answers within ANSWER_LIMIT seconds, or, where `streams` are
+    needed, the server has no JetStream.
     """
     url = os.environ.get("LABKIT_NATS")
     if not url:
@@ -65,11 +66,14 @@ def external() -> str | None:
     try:
         with socket.create_connection((host, port), timeout=ANSWER_LIMIT) as probe:
             probe.settimeout(ANSWER_LIMIT)
-            greeting = probe.recv(5)
+            with probe.makefile("rb") as answer:
+                greeting = answer.readline(65_536)
     except OSError as error:
         raise UsageError(f"No NATS server answers at {where}, where LABKIT_NATS points ({error}); {fix}.") from None
-    if greeting != b"INFO ":
+    if not greeting.startswith(b"INFO "):
         raise UsageError(f"What answers at {where}, where LABKIT_NATS points, is no NATS server; {fix}.")
+    if streams and b'"jetstream":true' not in greeting:
+        raise UsageError(f"The NATS server at {where}, where LABKIT_NATS points, has no JetStream; switch it on there.")
     return url
 
 

@@ -68,6 +68,9 @@ def _outages(trials: Sequence[Trial]) -> list[str]:
         hosts = trials[0].workload.subscribers
         whom = f", to the first {outage.struck(hosts):,} of {hosts:,} subscribers" if outage.share < 1 else ""
         start = "Outage" if len(kinds) == 1 else f"{len(kinds)} kinds of outage, each"
+        unnoticed = [kind for kind in ("silent", "consumer-freeze") if kind in kinds]
+        if unnoticed and outage.lasts < trials[0].timings.heartbeat:
+            which += f"; too short for a heartbeat to notice: {', '.join(unnoticed)}"
         said.append(f"{start} {outage.at:g} s into the load, for {outage.lasts:g} s{often}{whom}: {which}")
     return said
 

@@ -5,6 +5,7 @@ Everything drawn or said comes from the run, and one run folder always gives the
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from labkit.losses import loss as loss
 from labkit.losses import matrix as matrix
 from labkit.losses import timeline as timeline
 from labkit.results import ENOUGH, METRICS, Run, percentile
-from labkit.sheet import Group, Groups, draw, heading
+from labkit.sheet import Group, Groups, draw, heading, outage_of
 from labkit.trial import Measure
 
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
@@ -44,11 +45,16 @@ def bandwidth(run: Run) -> Chart:
 
 
 def save(run: Run, out: Path) -> list[Path]:
-    """Writes out/{latency,bandwidth,loss}.{png,svg}, and matrix and timeline where something broke; returns paths."""
+    """Writes out/{latency,bandwidth,loss}.{png,svg}, and matrix and timeline where something broke; returns paths.
+
+    The time line is that of the first kind of outage; every other kind has one called timeline-KIND.
+    """
     out.mkdir(parents=True, exist_ok=True)
     files: dict[Path, bytes] = {}
     drawings: dict[str, Callable[[Run], Chart]] = {"latency": latency, "bandwidth": bandwidth, "loss": loss}
     drawings |= {"matrix": matrix, "timeline": timeline} if run.of(Measure.LOSS) else {}
+    kinds = dict.fromkeys(outage_of(recording.trial) for recording in run.of(Measure.LOSS))
+    drawings |= {f"timeline-{kind}": partial(timeline, outage=kind) for kind in list(kinds)[1:]}
     for name, drawing in tqdm(drawings.items(), desc="charts", unit="chart", leave=False):
         chart = drawing(run)
         files |= {out / f"{name}.png": chart.png(), out / f"{name}.svg": chart.svg()}

@@ -69,7 +69,7 @@ def timeline(run: Run, guarantee: Guarantee | str | None = None, outage: str | N
 
     By default all guarantees of the run, and its first kind of outage; UsageError where the run has no such trial.
     """
-    kind, _ = _kind(run, outage)
+    kind, others = _kind(run, outage)
     wanted = list(Guarantee) if guarantee is None else [Guarantee.named(guarantee)]
     there = list(dict.fromkeys(str(recording.trial.guarantee) for recording in run.of(Measure.LOSS)))
     if there and not set(wanted) & set(there):
@@ -77,7 +77,8 @@ def timeline(run: Run, guarantee: Guarantee | str | None = None, outage: str | N
     repeats = max((recording.trial.repeat for recording in run.of(Measure.LOSS)), default=1)
     first = min((recording.trial.repeat for recording in run.of(Measure.LOSS)), default=1)
     alone = f"Of {repeats} repeats the first is shown." if repeats > first else ""
-    note = f"""{alone} Where marks share a pixel, the worse fate is shown, so no loss is hidden. Where there is
+    more = f"This is {kind} alone, of {others} kinds of outage in this run." if others > 1 else ""
+    note = f"""{more} {alone} Where marks share a pixel, the worse fate is shown, so no loss is hidden. Where there is
         no mark, nothing was offered. {INCONCLUSIVE}"""
     title = "Timeline: what became of each event, for each subscriber?"
 
@@ -212,6 +213,16 @@ def _why_not(protocol: str, kind: str, guarantee: Guarantee, failed: Iterable[st
     return "not run" if brokered else "has no broker"
 
 
+def _still_owed(group: Group) -> bool:
+    """Whether anything was due after the last outage, so that its arrival could show the recovery."""
+    for recording in group.recordings:
+        windows, outcome = recording.outcome.windows, recording.outcome
+        end = windows[-1][1] if windows else None
+        if end is not None and (outcome.owed & (recording.offer.due_ns >= end)).any():
+            return True
+    return False
+
+
 def _cell(axes: Axes, x: float, y: float, width: float, group: Group) -> str:
     """The share lost as colour and number, below it the time to recover and who knew; returns the same in words."""
     owed, counts = group.count(*Fate), {fate: group.count(fate) for fate in LOST}
@@ -220,7 +231,7 @@ def _cell(axes: Axes, x: float, y: float, width: float, group: Group) -> str:
     colour = next(colour for limit, _, colour in STEPS if lost * 100 <= limit * owed)
     axes.barh(y + CELL / 2, width - 4, CELL - 4, x + 2, color="white" if open_end else colour, ec=RULE, lw=1)
     back = float(group.rows["recovered_ms"].median())
-    after = "" if group.verdict == "complete" and math.isnan(back) else "never back"
+    after = "never back" if _still_owed(group) else "nothing due after it"
     after = after if math.isnan(back) else f"back in {back:,.0f} ms"
     first, second = percent(lost, owed), after
     if open_end:
@@ -321,11 +332,11 @@ def _raster(chart: Chart, axes: Axes, y: float, above: float, group: Group) -> s
     recording, middle = group.recordings[0], y + _raster_height(group) / 2
     picture, tall, length = levels(recording), _tall(recording), recording.seconds
     until, struck = y + len(picture) * tall, group.trial.struck / group.trial.workload.subscribers
-    bottom = until + 5 if struck == 1 else y + math.ceil(struck * len(picture)) * tall
+    bottom = until + GAP / 2 if struck == 1 else y + math.ceil(struck * len(picture)) * tall
     for begin, end in _windows(recording, length):
-        axes.fill([begin, end, end, begin], [y - 5, y - 5, bottom, bottom], color=SHADE, lw=0)
+        axes.fill([begin, end, end, begin], [y - GAP / 2, y - GAP / 2, bottom, bottom], color=SHADE, lw=0)
         if (end - begin) / length * RASTER > 8:
-            axes.vlines([begin, end], y - 5, bottom, color=INK, lw=0.8, ls=(0, (3, 2)), zorder=3)
+            axes.vlines([begin, end], y - GAP / 2, bottom, color=INK, lw=0.8, ls=(0, (3, 2)), zorder=3)
     axes.imshow(colours()[picture], extent=(0, length, until, y), aspect="auto", interpolation="none", zorder=2)
     chart.write(MARGIN, above + middle, group.label, color=group.ink, fontweight="bold")
     owed, lost = group.count(*Fate), group.count(*LOST)
@@ -362,7 +373,9 @@ def _name_outage(axes: Axes, group: Group, length: float) -> None:
     if outage is None or not windows:
         return
     often = f"{outage.repeat} × " if outage.repeat > 1 else ""
-    whom = f", to the first {group.trial.struck:,} subscribers" if outage.share < 1 else ""
+    whom = (
+        f", to {group.trial.struck:,} of {group.trial.workload.subscribers:,} subscribers" if outage.share < 1 else ""
+    )
     words = f"outage: {often}{outage.kind} ({OUTAGES[outage.kind].short}){whom}"
     half = 3.2 * len(words) / RASTER * length
     middle = min(max((windows[0][0] + windows[-1][1]) / 2, half), length - half)

@@ -6,6 +6,7 @@ Beside them the conditions of a link that works, but is slow: they are no outage
 import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from labkit.errors import UsageError
@@ -47,6 +48,7 @@ OUTAGES: dict[str, Break] = {
 }
 """Every kind, from the link outwards."""
 
+LATEST = 1_000_000
 MAX_REPEAT = 1000
 
 
@@ -65,17 +67,17 @@ class Outage:
     repeat: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in OUTAGES:
+        if not isinstance(self.kind, str) or self.kind not in OUTAGES:
             raise UsageError(f"The outage kind is {self.kind!r}; choose one of {', '.join(OUTAGES)}.")
-        if not _number(self.at) or not 0 <= self.at < float("inf"):
-            raise UsageError(f"The outage begins at {self.at!r} s; it has to begin at 0 s or later.")
+        if not _number(self.at) or not 0 <= self.at <= LATEST:
+            raise UsageError(f"The outage begins at {self.at!r} s; it has to be a number from 0 to {LATEST:,} s.")
         if not _number(self.lasts) or not 0 < self.lasts <= 600:
-            raise UsageError(f"The outage lasts {self.lasts!r} s; it has to last more than 0 s and at most 600 s.")
+            raise UsageError(f"The outage lasts {self.lasts!r} s; it has to be a number above 0 s and at most 600 s.")
         if not _number(self.share) or not 0 < self.share <= 1:
             raise UsageError(
                 f"The outage's share is {self.share!r}; it has to be above 0 and at most 1, which is all subscribers."
             )
-        if isinstance(self.repeat, bool) or not isinstance(self.repeat, int) or not 1 <= self.repeat <= MAX_REPEAT:
+        if not _number(self.repeat) or not isinstance(self.repeat, Integral) or not 1 <= self.repeat <= MAX_REPEAT:
             raise UsageError(
                 f"The outage's repeat is {self.repeat!r}; it has to be a whole number from 1 to {MAX_REPEAT:,}."
             )
@@ -84,6 +86,9 @@ class Outage:
                 f"{self.kind} with a share of {self.share:g} cannot be: there is one {self.strikes}, and all "
                 "subscribers depend on it; leave the share at 1."
             )
+        for name in ("at", "lasts", "share"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "repeat", int(self.repeat))
 
     @property
     def strikes(self) -> Strikes:
@@ -102,7 +107,7 @@ class Outage:
 
     def struck(self, subscribers: int) -> int:
         """How many subscribers it strikes: those numbered below."""
-        return math.ceil(round(self.share * subscribers, 9))
+        return max(1, math.ceil(round(self.share * subscribers, 9)))
 
     def check_within(self, duration: float) -> None:
         """UsageError unless it ends before a load of that duration does."""
@@ -133,15 +138,22 @@ class Conditions:
         for name in ("delay", "jitter"):
             value = getattr(self, name)
             if not _number(value) or not 0 <= value <= 10:
-                raise UsageError(f"The link's {name} is {value!r}; it has to be from 0 to 10 seconds.")
+                raise UsageError(
+                    f"The link's {name} is {value!r} s; it has to be from 0 to 10 s, "
+                    "which the command line takes in milliseconds."
+                )
         if not _number(self.bandwidth) or (self.bandwidth and not 1000 <= self.bandwidth <= 1e12):
             raise UsageError(
-                f"The link's bandwidth is {self.bandwidth!r}; it has to be at least 1000 bytes/s, or 0 for no limit."
+                f"The link's bandwidth is {self.bandwidth!r} bytes/s; it has to be at least 1000 bytes/s, which the "
+                "command line takes in kilobytes, or 0 for no limit."
             )
+
+        for name in ("delay", "jitter", "bandwidth"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     def __bool__(self) -> bool:
         return bool(self.delay or self.jitter or self.bandwidth)
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)

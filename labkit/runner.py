@@ -4,12 +4,14 @@ Latency trials run one at a time with nothing else
 going on; the others, which no delay can falsify, run side by side. A trial's folder appears whole or not at all.
 """
 
+import asyncio
 import json
 import math
 import os
 import queue
 import secrets
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -150,7 +152,7 @@ class Runner:
         for outage in plan.outages:
             outage.check_within(plan.workload.length)
         if Guarantee.DURABLE in plan.guarantees or any(find(name).brokered for name in plan.protocols):
-            broker.external()
+            broker.external(streams=any(guarantee is not Guarantee.AT_MOST_ONCE for guarantee in plan.guarantees))
         prepare(out)
         self._keep_trace()
         self._manifest: dict[str, Any] = {
@@ -195,11 +197,26 @@ class Runner:
             for trials, width in ((alone, 1), (others, SIDE_BY_SIDE)):
                 errors |= self._work(trials, min(width, len(trials)), logs)
         finally:
+            self._sweep()
             if not any(logs.iterdir()):
                 logs.rmdir()
             self._manifest |= {"seconds": round(time.monotonic() - started, 2), "load_after": _load_average()}
             self._save_manifest()
         return errors
+
+    def _sweep(self) -> None:
+        """Leaves nothing on the user's broker: a trial stopped while its producer was dead left its stream there."""
+        if not (url := os.environ.get("LABKIT_NATS")) or not self._stop.is_set():
+            return
+        from labkit.protocols.jetstream import FAILURES, stream_name, sweep
+
+        names = {stream_name(trial.uid) for trial in self._trials}
+        # A notebook's kernel has an event loop of its own in this thread.
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                pool.submit(asyncio.run, sweep(url, names)).result()
+            except FAILURES as error:
+                print(f"labkit: {url} may still have streams named labkit-* ({error}).", file=sys.stderr)
 
     def _work(self, trials: list[Trial], width: int, logs: Path) -> dict[str, str]:
         errors: dict[str, str] = {}

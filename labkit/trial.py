@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ class Timings:
     attempts: int = 12
     request: float = 2.0
     ack: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            whole = name == "attempts"
+            low, high, unit = (1, 1_000_000, "attempts") if whole else (0.001, 86_400, "seconds")
+            fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+            if not fits or not low <= value <= high:
+                kind = "a whole number" if whole else "a number"
+                raise UsageError(f"{name} is {value!r}; it has to be {kind} from {low:g} to {high:,} {unit}.")
 
     @property
     def retry_span(self) -> float:

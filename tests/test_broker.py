@@ -1,8 +1,11 @@
 import asyncio
+import json
 import re
 import signal
 import socket
+import subprocess
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -246,3 +249,21 @@ def test_a_labkit_nats_that_answers_is_taken_and_none_is_none(monkeypatch):
     asyncio.run(scenario())
     monkeypatch.delenv("LABKIT_NATS")
     assert external() is None
+
+
+def test_a_server_without_jetstream_is_refused_where_streams_are_needed(monkeypatch, tmp_path):
+    config = tmp_path / "nats.conf"
+    config.write_text(f'listen: "127.0.0.1:-1"\nports_file_dir: "{tmp_path.as_posix()}"\n')
+    server = subprocess.Popen([find(), "-c", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        ports = tmp_path / f"nats-server_{server.pid}.ports"
+        deadline = time.monotonic() + 10
+        while not (ports.exists() and ports.read_text().strip().endswith("}")):
+            assert time.monotonic() < deadline
+        monkeypatch.setenv("LABKIT_NATS", json.loads(ports.read_text())["nats"][0])
+        assert external() is not None
+        with pytest.raises(UsageError, match="has no JetStream; switch it on there"):
+            external(streams=True)
+    finally:
+        server.kill()
+        server.wait()

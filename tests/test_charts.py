@@ -313,7 +313,8 @@ def test_the_setting_names_link_timings_and_every_outage() -> None:
     assert "webhook retries 36,000 times faster than Standard Webhooks' example schedule" in way
     assert outages == [
         "3 kinds of outage, each 0.4 s into the load, for 0.2 s, 2 times with as long a pause between, "
-        "to the first 3 of 5 subscribers: close (FIN), reset (RST), silent (stall)"
+        "to the first 3 of 5 subscribers: close (FIN), reset (RST), silent (stall); "
+        "too short for a heartbeat to notice: silent"
     ]
     assert "nobody is told" in setting(trials[2:])[2]
     assert "webhook" not in setting([spec(Measure.LOSS, "webhook", Guarantee.AT_MOST_ONCE)])[1]

@@ -156,4 +156,4 @@ def test_only_the_struck_rows_are_shaded(tmp_path):
     assert shade.get_xy()[:, 0].max() == pytest.approx(OUTAGE.at + OUTAGE.lasts)
     bottom, top = image.get_extent()[2:]
     assert (shade.get_xy()[:, 1].max() - top) / (bottom - top) == pytest.approx(2 / LOAD.subscribers)
-    assert "outage: reset (RST), to the first 2 subscribers" in words(chart)
+    assert "outage: reset (RST), to 2 of 5 subscribers" in words(chart)

@@ -2,6 +2,7 @@ import json
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -49,14 +50,14 @@ def test_an_unknown_kind_is_refused_with_those_there_are(kind):
 def test_an_outage_that_begins_before_the_load_or_never_is_refused(at):
     text = refusal(Outage, at=at)
     assert f"begins at {at!r} s" in text
-    assert "0 s or later" in text
+    assert "a number from 0 to 1,000,000 s" in text
 
 
 @pytest.mark.parametrize("lasts", [0, 0.0, -0.5, 600.001, math.inf, math.nan, "1", None], ids=repr)
 def test_an_outage_of_no_length_or_too_long_is_refused(lasts):
     text = refusal(Outage, lasts=lasts)
     assert f"lasts {lasts!r} s" in text
-    assert "more than 0 s and at most 600 s" in text
+    assert "a number above 0 s and at most 600 s" in text
 
 
 @pytest.mark.parametrize("kind", OUTAGES)
@@ -190,7 +191,9 @@ def test_share_and_repeat_survive_json(outage):
 @pytest.mark.parametrize("name", ["delay", "jitter"])
 @pytest.mark.parametrize("value", [-0.001, 10.001, math.inf, -math.inf, math.nan, "1", None, True], ids=repr)
 def test_a_delay_or_jitter_out_of_bounds_is_refused(name, value):
-    assert refusal(Conditions, **{name: value}) == f"The link's {name} is {value!r}; it has to be from 0 to 10 seconds."
+    assert refusal(Conditions, **{name: value}) == (
+        f"The link's {name} is {value!r} s; it has to be from 0 to 10 s, which the command line takes in milliseconds."
+    )
 
 
 @pytest.mark.parametrize("value", [-1, 0.5, 999, 1e12 + 1000, math.inf, math.nan, "1000", None, True], ids=repr)
@@ -216,3 +219,13 @@ def test_a_bandwidth_out_of_bounds_is_refused(value):
 )
 def test_conditions_within_their_limits_are_taken_and_none_are_none(fields, some):
     assert bool(Conditions(**fields)) is some
+
+
+def test_even_the_smallest_share_strikes_somebody():
+    assert Outage("reset", share=1e-12).struck(5) == 1
+
+
+def test_numbers_of_other_libraries_are_numbers_and_are_stored_as_plain_ones():
+    outage = Outage("reset", at=np.int64(1), lasts=np.float32(0.5), share=np.float64(0.5), repeat=np.int64(2))
+    assert json.loads(json.dumps(outage.to_json())) == outage.to_json()
+    assert outage == Outage("reset", 1.0, 0.5, 0.5, 2)

@@ -1,9 +1,11 @@
 import asyncio
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from aiohttp.web import Response
+from conftest import FAST
 
 from labkit.errors import TrialError
 from labkit.ledger import NO_SEQUENCE, Kind
@@ -357,5 +359,23 @@ def test_a_producer_that_is_closed_waits_for_no_request_it_holds(bench):
             async with asyncio.timeout(4):
                 await producer.close()
             writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_gap_is_followed_at_once_by_what_there_is(bench):
+    """An interval later a trial may be over, and what nobody had asked for would look lost."""
+
+    async def scenario():
+        slow = bench.trial("polling", timings=replace(FAST, poll=30.0))
+        async with bench.consumer(slow) as (consumer, _):
+            consumer.last[0] = 3
+            log = EventLog(first=7)
+            async with bench.producer(slow, log=log) as (producer, url):
+                for item in bench.events(3, start=7):
+                    await producer.publish(item)
+                await consumer.connect(url, None)
+                await bench.until(lambda: bench.received() == [7, 8, 9])
+        assert bench.records("consumer", Kind.GAP) == [(0, 3, 7)]
 
     asyncio.run(scenario())

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from pathlib import Path
@@ -235,3 +236,10 @@ def test_a_single_attempt_has_no_span_and_no_finite_compression():
 
 def test_many_attempts_do_not_overflow_their_span():
     assert Timings(attempts=2000).retry_span == pytest.approx(0.05 + 0.1 + 0.2 + 0.4 + 0.8 + 1994 * 1.0)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields_of(Timings)])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", None, True])
+def test_a_wait_that_cannot_be_is_one_sentence_with_value_and_limits(name, value):
+    with pytest.raises(UsageError, match=rf"^{name} is {re.escape(repr(value))}; it has to be a .*number from .* to "):
+        Timings(**{name: value})

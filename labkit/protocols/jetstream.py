@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, NamedTuple
 
+import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
@@ -76,6 +77,23 @@ def _shown(url: str) -> str:
     return url.rsplit("@", 1)[-1].removeprefix("nats://")
 
 
+async def sweep(url: str, names: set[str]) -> None:
+    """Removes these streams from a broker, where a trial that was interrupted has left them."""
+    client = await nats.connect(url, allow_reconnect=False, connect_timeout=1)
+    try:
+        manager = client.jsm()
+        for stream in await manager.streams_info():
+            if stream.config.name in names:
+                await manager.delete_stream(stream.config.name)
+    finally:
+        await hang_up(client)
+
+
+def stream_name(uid: str) -> str:
+    """The name of a trial's stream."""
+    return f"labkit-{uid}"
+
+
 class _Submitted(NamedTuple):
     item: Scheduled
     since: float
@@ -89,7 +107,7 @@ class Stream:
     """
 
     def __init__(self, trial: Trial, client: Client, tasks: Tasks, kept: Callable[[Scheduled], None]) -> None:
-        self.name, self._prefix = f"labkit-{trial.uid}", f"labkit.{trial.uid}"
+        self.name, self._prefix = stream_name(trial.uid), f"labkit.{trial.uid}"
         self._timings, self._tasks, self._kept = trial.timings, tasks, kept
         self.jetstream = client.jetstream(publish_async_max_pending=100_000, timeout=CONNECT_LIMIT)
         self.unacknowledged: dict[int, _Submitted | None] = {}

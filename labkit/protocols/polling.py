@@ -120,7 +120,8 @@ class PollingConsumer(Consumer):
         while True:
             asked = monotonic_ns()
             self._asking.add(subscriber)
-            await self._poll(subscriber)
+            while await self._poll(subscriber):
+                pass  # a gap tells what is missing, and nothing yet of what there is
             self._asking.discard(subscriber)
             self._asked[subscriber] = asked
             self.up(subscriber)
@@ -133,24 +134,27 @@ class PollingConsumer(Consumer):
             return self.count - len(self._asking)
         return sum(asked < since_ns for asked in self._asked.values())
 
-    async def _poll(self, subscriber: int) -> None:
+    async def _poll(self, subscriber: int) -> bool:
+        """One request; True when it was answered with a gap signal."""
         last = self.last[subscriber]
         headers = {"Prefer": f"wait={round(self.timings.hold)}"} if self.held and subscriber in self.live else {}
         if last is not None:
             headers["If-None-Match"] = f'"{encode_id(last)}"'
         async with self._client.get(self._url + self.query(subscriber), headers=headers) as response:
             body = await response.read()
-            self._take(subscriber, response, body)
+            return self._take(subscriber, response, body)
 
-    def _take(self, subscriber: int, response: ClientResponse, body: bytes) -> None:
+    def _take(self, subscriber: int, response: ClientResponse, body: bytes) -> bool:
         if response.status == 200:
             for raw in body.splitlines():
                 self.deliver(subscriber, raw)
         elif response.status == 410 and (gap := decode_gap(body)):
             self.ledger.write(Kind.GAP, gap[0], subscriber, gap[1])
             self.last[subscriber] = gap[1] - 1 if gap[1] else None
+            return True
         elif response.status not in (204, 304):
             raise TrialError(f"{self._url} answered {response.status}, which is no answer to a poll.")
+        return False
 
 
 class LongPollingProducer(PollingProducer):

@@ -19,7 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from labkit.event import sequence_of
 from labkit.ledger import EVERYONE, Kind, Ledger
 from labkit.protocols.base import CONNECT_LIMIT, Backoff, Consumer, Producer
-from labkit.protocols.jetstream import FAILURES, Stream, dial, hang_up
+from labkit.protocols.jetstream import FAILURES, Stream, dial, hang_up, stream_name
 from labkit.trial import Trial
 from labkit.workload import Scheduled
 
@@ -150,7 +150,7 @@ class PubSubConsumer(Consumer):
             try:
                 await client.jetstream().subscribe(
                     subject,
-                    stream=f"labkit-{self.trial.uid}",
+                    stream=stream_name(self.trial.uid),
                     durable=f"s{subscriber:04d}",
                     cb=acknowledge,
                     manual_ack=True,
