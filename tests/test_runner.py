@@ -324,7 +324,8 @@ def mute_broker():
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 open_ones.append(server.accept()[0])
-                open_ones[-1].sendall(b'INFO {"server_id":"mute","version":"2.11.0","max_payload":1048576}\r\n')
+                greeting = b'INFO {"server_id":"mute","version":"2.11.0","jetstream":true,"max_payload":1048576}\r\n'
+                open_ones[-1].sendall(greeting)
         for connection in open_ones:
             connection.close()
 
