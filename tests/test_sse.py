@@ -5,7 +5,7 @@ import re
 import pytest
 
 from labkit.errors import TrialError
-from labkit.ledger import NO_SEQUENCE, Kind
+from labkit.ledger import Kind
 from labkit.protocols.eventlog import EventLog
 from labkit.trial import UNSENT_LIMIT, Timings
 
@@ -396,44 +396,5 @@ def test_our_client_records_a_gap_event_and_goes_on(bench):
             await consumer.connect(server.url, None)
             await bench.until(lambda: bench.received() == [7])
             assert bench.records("consumer", Kind.GAP) == [(0, 3, 7)]
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize(("guarantee", "received"), [("at-least-once", [2, 3, 4, 5]), ("at-most-once", [5])])
-def test_a_consumer_in_a_killed_ones_place_goes_on_after_the_newest_event_where_it_recovers(bench, guarantee, received):
-    async def scenario():
-        trial = bench.trial("sse", guarantee, subscribers=2, topics=1)
-        async with bench.producer(trial) as (producer, url), bench.consumer(trial) as (consumer, _):
-            items = bench.events(6)
-            await publish(producer, items[:5])
-            consumer.resume({0: [0, 1], 1: [0, 1, 2, 3, 4]})
-            assert bench.records("consumer", Kind.DISCONNECTED) == [(0, NO_SEQUENCE, 0), (1, NO_SEQUENCE, 0)]
-            await consumer.connect(url, None)
-            await bench.until(lambda: len(bench.records("producer", Kind.CONNECTED)) == 2)
-            await publish(producer, items[5:])
-            await bench.until(lambda: bench.received(0)[-1:] == bench.received(1)[-1:] == [5])
-            assert (bench.received(0), bench.received(1)) == (received, [5])
-            assert bench.records("consumer", Kind.REPEATED) == bench.records("consumer", Kind.GAP) == []
-
-    asyncio.run(scenario())
-
-
-def test_a_new_producer_with_the_same_log_goes_on_for_those_who_reconnect(bench):
-    async def scenario():
-        trial, log, items = bench.trial("sse", "durable"), EventLog(), bench.events(9)
-        async with bench.consumer(trial) as (consumer, _):
-            async with bench.producer(trial, log=log) as (producer, url):
-                await consumer.connect(url, None)
-                await publish(producer, items[:3])
-                await bench.until(lambda: bench.received() == [0, 1, 2])
-            await bench.until(lambda: consumer.connected == 0)
-            for item in items[3:5]:
-                log.append(item)
-            async with bench.producer(trial, int(url.rpartition(":")[2]), log, "producer-2") as (producer, _):
-                await bench.until(lambda: consumer.connected == 1)
-                await publish(producer, items[5:])
-                await bench.until(lambda: len(bench.received()) == 9)
-                assert (bench.received(), bench.repeated()) == (list(range(9)), [])
 
     asyncio.run(scenario())
