@@ -1,6 +1,7 @@
 """The stage of one trial: which nodes there are, who listens where, who reaches whom, and how one is replaced."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,9 @@ class Stage:
         produced = nodes["producer"].answer()
         self._urls = {"producer": produced["url"], **{r: node.answer()["url"] for r, node in self.consumers.items()}}
         if trial.linked:
-            conditions = {"delay": trial.conditions.delay, "jitter": trial.conditions.jitter}
-            conditions["bandwidth"] = trial.conditions.bandwidth
-            nodes["link"].ask("open", ledger=self._ledger("link"), conditions=conditions, seed=trial.workload.seed)
+            nodes["link"].ask(
+                "open", ledger=self._ledger("link"), conditions=asdict(trial.conditions), seed=trial.workload.seed
+            )
         target = self._broker if self._row.brokered else self._urls["producer"]
         for role in self.consumers:
             self._peers[role] = self._through_link(target, role, consumer_dials=True)
