@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labkit import charts as charts
+    from labkit import clients as clients
     from labkit.api import compare as compare
     from labkit.errors import TrialError as TrialError
     from labkit.errors import UsageError as UsageError
@@ -35,12 +36,13 @@ _HOMES = {
     "UsageError": "labkit.errors",
     "Workload": "labkit.workload",
 }
-__all__ = [*_HOMES, "charts"]
+_MODULES = ("charts", "clients")
+__all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "charts":
-        return import_module("labkit.charts")
+    if name in _MODULES:
+        return import_module(f"labkit.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'labkit' has no attribute {name!r}")

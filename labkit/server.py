@@ -116,7 +116,7 @@ class Server:
             raise
         self._node.owned = opened["pid"]
         self.url: str = opened["url"]
-        place = Place(self.url, opened["control"], f"labkit.{uid}.>", _free_port())
+        place = Place(self.url, opened["control"], f"labkit.{uid}.>", free_port())
         publish = Command("publish", _post(f"{place.control}/publish", '{"data": {"hello": "world"}}'))
         self.commands = [*COMMANDS[protocol](place), publish]
 
@@ -167,7 +167,7 @@ def launch(protocol: str, port: int = 0, rate: float = 0.0) -> Server:
     return Server(protocol, port, rate)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that is free now, for the receiver that the user may start."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
