@@ -19,6 +19,9 @@ from labkit.ledger import Kind, Ledger
 from labkit.outage import Conditions
 
 HOST = "127.0.0.1"
+BACKLOG = 4096
+"""Connections that may wait to be taken: as many as a server of the lab lets wait."""
+
 UNDER_WAY = 4 * 1024 * 1024
 """Bytes that may be under way in one direction of a slow connection before its sender has to wait."""
 
@@ -113,7 +116,7 @@ class _Route:
     async def listen(self) -> None:
         """Takes connections from now on."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Side(self, self.asks), sock=_bound(self.port))
+        self._server = await loop.create_server(lambda: _Side(self, self.asks), sock=_bound(self.port), backlog=BACKLOG)
 
     def cut(self, kind: str) -> None:
         """Breaks, unless it is spared."""

@@ -24,6 +24,9 @@ from labkit.errors import TrialError, UsageError
 EXIT_LIMIT = 3.0
 """Seconds after which a node that hangs on its way out is ended."""
 
+FILES = 65_536
+"""Open files that a node allows itself where it may: each subscriber is one on both sides, and two on the link."""
+
 ROLES = {
     "producer": ("labkit.parties", "ProducerRole"),
     "consumer": ("labkit.parties", "ConsumerRole"),
@@ -99,6 +102,21 @@ def _read_commands(loop: asyncio.AbstractEventLoop, commands: "asyncio.Queue[str
     os._exit(1)
 
 
+def allow_files() -> None:
+    """Raises the soft limit of open files, 1,024 in many shells, to the hard one or to FILES."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            pass  # some kernels cap it below the hard limit: too few files show where a subscriber cannot connect
+
+
 def run(main: Any) -> None:
     """Runs a coroutine on uvloop where there is one."""
     try:
@@ -111,6 +129,7 @@ def run(main: Any) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    allow_files()
     run(serve(sys.argv[1]))
     # The reading thread may still hold standard input, which an ordinary exit would wait for.
     os._exit(0)

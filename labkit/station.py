@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from labkit.errors import TrialError
 
 ASK_LIMIT = 10.0
 """Seconds in which a node has to answer."""
+
+LIMITS = {"connect": 60.0}
+"""Commands that may take longer: 5,000 subscribers connect, and the node itself watches over that."""
 
 START_LIMIT = 30.0
 """Seconds in which a node has to answer first: on a busy machine it takes some to start."""
@@ -31,6 +35,7 @@ class Node:
         self.role, self._log, self._stop = role, log, stop
         self.owned: int | None = None
         self._answered = False
+        self._limits: deque[float] = deque()
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "labkit.node", role],
@@ -55,12 +60,13 @@ class Node:
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
+            self._limits.append(LIMITS.get(do, ASK_LIMIT))
         except OSError as error:
             raise self._ended() from error
 
     def answer(self) -> Any:
         """The result of the oldest command not yet answered. Raises TrialError, or Stopped when the run is."""
-        limit = ASK_LIMIT if self._answered else START_LIMIT
+        limit = self._limits.popleft() if self._answered else max(START_LIMIT, self._limits.popleft())
         until = time.monotonic() + limit
         while not self._stop.is_set():
             try:

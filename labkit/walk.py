@@ -14,7 +14,10 @@ from labkit.station import Station, Stopped
 from labkit.trial import Measure, Trial
 
 WARM_LIMIT = 5.0
-"""Seconds in which every subscriber has to have the last warm-up event."""
+"""Seconds in which every subscriber has to have the last warm-up event; many of them have more."""
+
+WARM_RATE = 100
+"""Subscribers a second that get through the warm-up in any case."""
 
 SETTLE_LIMIT = 20.0
 """Seconds after which a trial that has not gone quiet is inconclusive."""
@@ -66,12 +69,14 @@ class Walk:
     def _warm_up(self) -> None:
         self._mark("warmup")
         self._stage.nodes["producer"].ask("warm")
-        count, until = self._trial.workload.subscribers, time.monotonic() + WARM_LIMIT
+        count = self._trial.workload.subscribers
+        limit = WARM_LIMIT + count // WARM_RATE
+        until = time.monotonic() + limit
         while (warm := sum(node.ask("warm") for node in self._stage.consumers.values())) < count:
             if time.monotonic() > until:
                 raise TrialError(
                     f"{count - warm} of {count} subscribers of {self._trial.protocol} got no event "
-                    f"within {WARM_LIMIT:g} s: the consumer cannot be reached from its producer."
+                    f"within {limit:g} s: the consumer cannot be reached from its producer."
                 )
             self._pause(0.01)
 

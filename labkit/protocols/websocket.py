@@ -15,7 +15,7 @@ from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from labkit.ledger import Kind
-from labkit.protocols.base import DRAINED, HOST, Audience, Consumer, Producer, every, port_error
+from labkit.protocols.base import BACKLOG, DRAINED, HOST, Audience, Consumer, Producer, every, port_error
 from labkit.trial import UNSENT_LIMIT
 from labkit.workload import Scheduled
 
@@ -43,7 +43,13 @@ class WebSocketProducer(Producer):
         ping = _ping_interval(self.recovers)
         try:
             self._server = await serve(
-                self._subscription, HOST, port, compression=None, close_timeout=1, ping_interval=ping
+                self._subscription,
+                HOST,
+                port,
+                backlog=BACKLOG,
+                compression=None,
+                close_timeout=1,
+                ping_interval=ping,
             )
         except OSError as error:
             raise port_error(error, port) from error
@@ -111,7 +117,7 @@ class WebSocketConsumer(Consumer):
 
     async def _session(self, subscriber: int) -> None:
         url = f"{self._peer}/{self.query(subscriber)}"
-        timeout, ping = self.timings.request, _ping_interval(self.recovers)
+        timeout, ping = self.among_many(self.timings.request), _ping_interval(self.recovers)
         async with connect(
             url, compression=None, open_timeout=timeout, close_timeout=0, proxy=None, ping_interval=ping
         ) as stream:
