@@ -25,10 +25,11 @@ from tqdm import tqdm
 
 from labkit.errors import TrialError, UsageError
 from labkit.ledger import Kind, read
+from labkit.plan import Plan
 from labkit.protocols import PROTOCOLS, find
 from labkit.provenance import machine, versions
 from labkit.results import Run
-from labkit.runner import Plan, Runner
+from labkit.runner import Runner
 from labkit.station import Station
 from labkit.trial import Guarantee, Measure, Timings, Trial
 from labkit.workload import Workload
@@ -98,7 +99,7 @@ def labkit_rate(protocol: str, count: int, folder: Path) -> float:
         producer_url, consumer_url = producer.answer()["url"], consumer.answer()["url"]
         producer.ask("connect", peer=broker or consumer_url)
         consumer.ask("connect", peer=broker or producer_url, public=consumer_url)
-        producer.ask("warm")
+        producer.ask("warm_up")
         wait_until(lambda: consumer.ask("warm") == SUBSCRIBERS)
         consumer.ask("load", start_ns=0)
         producer.ask("flood", count=count)

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from labkit.outage import Outage
+from labkit.plan import Plan
 from labkit.promises import broken
 from labkit.protocols import PROTOCOLS, find
-from labkit.results import Recording, Run
-from labkit.runner import Plan, Runner
+from labkit.recording import Recording
+from labkit.results import Run
+from labkit.runner import Runner
 from labkit.trial import Guarantee, Measure, Timings
 from labkit.workload import Workload
 

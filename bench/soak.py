@@ -14,10 +14,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from labkit.outage import OUTAGES, Outage, Strikes
+from labkit.plan import Plan
 from labkit.promises import broken
 from labkit.protocols import PROTOCOLS
-from labkit.results import Recording, Run
-from labkit.runner import Plan, Runner
+from labkit.recording import Recording
+from labkit.results import Run
+from labkit.runner import Runner
 from labkit.trial import Guarantee, Measure, Timings
 from labkit.workload import Workload
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from labkit import charts as charts
     from labkit import clients as clients
     from labkit.api import compare as compare
+    from labkit.api import sweep as sweep
     from labkit.errors import TrialError as TrialError
     from labkit.errors import UsageError as UsageError
     from labkit.outage import Conditions as Conditions
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "compare": "labkit.api",
+    "sweep": "labkit.api",
     "Conditions": "labkit.outage",
     "launch": "labkit.server",
     "Guarantee": "labkit.trial",

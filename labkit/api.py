@@ -10,10 +10,11 @@ from tqdm.auto import tqdm
 from labkit import charts
 from labkit.errors import UsageError
 from labkit.outage import OUTAGES, Conditions, Outage
+from labkit.plan import OUT_OF_THE_BOX, SWEPT, Plan, Sweep, unmet
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
-from labkit.runner import OUT_OF_THE_BOX, Plan, Runner, unmet
-from labkit.trial import Guarantee, Measure, Timings
+from labkit.runner import Runner
+from labkit.trial import COMPARED, Guarantee, Measure, Timings
 from labkit.workload import Workload
 
 ALL, NONE = "all", "none"
@@ -25,7 +26,7 @@ def compare(
     *,
     protocols: str | Iterable[str] = tuple(PROTOCOLS),
     guarantees: str | Iterable[str] | None = None,
-    measures: str | Iterable[str] = tuple(Measure),
+    measures: str | Iterable[str] = COMPARED,
     outage: Outage | str | None = "reset",
     conditions: Conditions | None = None,
     repeat: int = 1,
@@ -35,7 +36,7 @@ def compare(
 ) -> Run:
     """Drives one workload through protocols and guarantees; returns the run with its frames and charts.
 
-    measures: latency, bandwidth and loss, or some of them.
+    measures: latency, bandwidth and loss, or some of them; cost and duplex besides, or instead.
     guarantees: those out of the box, at-most-once and at-least-once, when left out. outage: an Outage, or a kind, which
     then begins after a third of the load and lasts a sixth of it; "all" for every kind that a protocol can meet, with
     all guarantees when none are named; None for no outage trials. conditions: what the link does to traffic while it
@@ -57,9 +58,44 @@ def compare(
         timings=timings or Timings(),
         conditions=conditions or Conditions(),
     )
+    return _carry_out(plan, out, argv, "compare")
+
+
+def sweep(
+    over: str,
+    values: Iterable[float],
+    workload: Workload | None = None,
+    *,
+    protocols: str | Iterable[str] | None = None,
+    guarantees: str | Iterable[str] = Guarantee.AT_MOST_ONCE,
+    repeat: int = 1,
+    timings: Timings | None = None,
+    out: Path | str | None = None,
+    argv: Iterable[str] = (),
+) -> Run:
+    """Runs the workload at each value of one parameter; `run.cost` is the frame, `charts.sweep(run)` the picture.
+
+    over: rate, subscribers, size or topics of the workload, or the interval at which a polling consumer asks, in
+    seconds. With rate and topics the parties are connected directly; with the others their bytes are counted at the
+    link. protocols: all, or for the interval the two that poll. Errors, Ctrl-C and `out` as with `compare`.
+    """
+    wanted = protocols or (("polling", "longpolling") if over == "interval" else tuple(PROTOCOLS))
+    plan = Plan(
+        workload=workload or Workload(duration=1.0),
+        protocols=(wanted,) if isinstance(wanted, str) else tuple(wanted),
+        guarantees=tuple(map(Guarantee.named, [guarantees] if isinstance(guarantees, str) else guarantees)),
+        measures=(SWEPT.get(over, Measure.COST),),
+        repeat=repeat,
+        timings=timings or Timings(),
+        sweep=Sweep(over, tuple(values)),
+    )
+    return _carry_out(plan, out, argv, "sweep")
+
+
+def _carry_out(plan: Plan, out: Path | str | None, argv: Iterable[str], what: str) -> Run:
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="labkit-"))
     runner = Runner(plan, folder, list(argv), lambda *_: _advance(progress))
-    with tqdm(total=len(runner.trials), unit="trial", desc="compare", dynamic_ncols=True) as progress:
+    with tqdm(total=len(runner.trials), unit="trial", desc=what, dynamic_ncols=True) as progress:
         try:
             runner.run()
         except KeyboardInterrupt:

@@ -100,9 +100,11 @@ class BrokerRole:
         if self._usage:
             self._usage.start()
 
-    async def status(self) -> None:
-        if self._up:
-            self._broker.check()
+    async def status(self) -> dict[str, float]:
+        if not self._usage or not self._up:
+            return {}
+        self._broker.check()
+        return {"cpu_s": self._usage.cpu_s}
 
     async def close(self) -> dict[str, float]:
         """CPU, memory, and how many slow consumers the server has cut off."""

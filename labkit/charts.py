@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from labkit.captions import byte_count
+from labkit.figures import ENOUGH, METRICS, percentile
 from labkit.looks import MARGIN, PALE, SOFT, WIDTH, Chart
 from labkit.losses import loss as loss
 from labkit.losses import matrix as matrix
 from labkit.losses import timeline as timeline
-from labkit.results import ENOUGH, METRICS, Run, percentile
+from labkit.results import Run
 from labkit.sheet import Group, Groups, draw, heading, outage_of
 from labkit.trial import Measure
 

@@ -10,13 +10,17 @@ import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit.errors import TrialError, UsageError
 from labkit.outage import OUTAGES, Conditions
+from labkit.plan import SWEPT
 from labkit.protocols import PROTOCOLS
-from labkit.trial import Guarantee, Measure, Timings
+from labkit.trial import COMPARED, Guarantee, Measure, Timings
 from labkit.workload import ARRIVALS, SIZES, Workload
+
+if TYPE_CHECKING:
+    from labkit.results import Run
 
 QUICK: dict[str, Any] = {"duration": 0.5}
 QUICK_TIMINGS = Timings(heartbeat=0.5, poll=0.1)
@@ -70,10 +74,24 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--delay", type=float, metavar="MS", help="the link takes so long, each way (0)")
     compare.add_argument("--jitter", type=float, metavar="MS", help="and up to so much longer (0)")
     compare.add_argument("--bandwidth", type=float, metavar="KB", help="kilobytes it carries a second, each way (all)")
+    compare.add_argument("--duplex", action="store_true", help="requests and their answers besides: duplex.csv")
     compare.add_argument("--quick", action="store_true", help="half a second of load: a look, not a measurement")
     compare.add_argument("--repeat", type=int, default=1, help="times over (1)")
     compare.add_argument("--out", type=Path, help="the run folder, new or empty (runs/<time>)")
     compare.set_defaults(run=_compare)
+
+    sweep = commands.add_parser("sweep", help="the same workload at several values of one parameter")
+    sweep.add_argument("--over", required=True, metavar="WHAT", help=", ".join(SWEPT))
+    sweep.add_argument("--values", required=True, metavar="A,B,C", help="in turn; intervals in seconds")
+    sweep.add_argument("--protocol", nargs="+", action="extend", metavar="P", help="all by default")
+    sweep.add_argument("--guarantee", nargs="+", action="extend", metavar="G", help="(at-most-once)")
+    for name in ("rate", "duration"):
+        sweep.add_argument(f"--{name}", type=float, help="as for compare")
+    for name in ("size", "subscribers", "topics", "seed"):
+        sweep.add_argument(f"--{name}", type=int, help="as for compare")
+    sweep.add_argument("--repeat", type=int, default=1, help="times over (1)")
+    sweep.add_argument("--out", type=Path, help="the run folder, new or empty (runs/<time>)")
+    sweep.set_defaults(run=_sweep)
 
     launch = commands.add_parser("launch", help="a live server to poke at")
     launch.add_argument("protocol", metavar="PROTOCOL", help=", ".join(PROTOCOLS))
@@ -102,13 +120,14 @@ def _compare(options: argparse.Namespace, argv: list[str]) -> int:
     from labkit.api import compare
 
     outage = _outage(options.outage, workload)
-    out = options.out or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    out = options.out or _new_folder()
     try:
         run = compare(
             workload,
             protocols=dict.fromkeys(options.protocol or PROTOCOLS),
             guarantees=dict.fromkeys(options.guarantee) if options.guarantee else None,
             outage=outage,
+            measures=(*COMPARED, Measure.DUPLEX) if options.duplex else COMPARED,
             conditions=_conditions(options),
             repeat=options.repeat,
             timings=QUICK_TIMINGS if options.quick else None,
@@ -121,10 +140,49 @@ def _compare(options: argparse.Namespace, argv: list[str]) -> int:
     for measure in Measure:
         if run.of(measure):
             print(f"\n{measure.upper()}\n{run.table(measure)}")
-    print(f"\nCharts: {out / 'charts'}")
+    return _summary(run)
+
+
+def _summary(run: "Run") -> int:
+    """Says where the charts are, and what failed; returns the exit status."""
+    print(f"\nCharts: {run.folder / 'charts'}")
     for name, error in run.errors.items():
         print(f"labkit: {name}: {error}", file=sys.stderr)
     return 1 if run.errors else 0
+
+
+def _new_folder() -> Path:
+    return Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+
+
+def _sweep(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.api import sweep
+
+    try:
+        values = [float(value) for value in options.values.split(",")]
+    except ValueError:
+        raise UsageError(f"--values {options.values!r} is no list of numbers; write them as 1,10,100.") from None
+    names = ("rate", "duration", "size", "subscribers", "topics", "seed")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.over in given:
+        raise UsageError(f"--{options.over} {given[options.over]} is what is swept over; leave it out.")
+    out = options.out or _new_folder()
+    try:
+        run = sweep(
+            options.over,
+            values,
+            Workload(**{"duration": 1.0, **given}),
+            protocols=dict.fromkeys(options.protocol) if options.protocol else None,
+            guarantees=dict.fromkeys(options.guarantee or [Guarantee.AT_MOST_ONCE]),
+            repeat=options.repeat,
+            out=out,
+            argv=argv,
+        )
+    except KeyboardInterrupt:
+        print(f"\nlabkit: stopped; the finished trials are in {out}.", file=sys.stderr)
+        return 130
+    print(f"\n{run.table(Measure.COST)}")
+    return _summary(run)
 
 
 def _workload(options: argparse.Namespace) -> Workload:

@@ -47,6 +47,7 @@ class Kind(IntEnum):
     KERNEL_DOWN = 14  # link: the kernel's own count of what came from the producer's side
     ACCEPTED = 15  # producer: the event is in a durable log; bytes
     OVERFLOWED = 16  # either side: a subscriber too slow for its bounded queue was cut off, or missed this delivery
+    REQUESTED = 17  # either side: an HTTP request was made, the one that opens a stream included
 
 
 _RECEIVED = int(Kind.RECEIVED)

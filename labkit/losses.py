@@ -15,7 +15,8 @@ from labkit.errors import UsageError
 from labkit.looks import INK, MARGIN, RULE, SOFT, WIDTH, Chart
 from labkit.outage import OUTAGES, Strikes
 from labkit.protocols import PROTOCOLS
-from labkit.results import Recording, Run
+from labkit.recording import Recording
+from labkit.results import Run
 from labkit.sheet import Group, Groups, draw, heading, keys, outage_of
 from labkit.trial import Guarantee, Measure, Trial
 

@@ -38,7 +38,7 @@ ROLES = {
 """A role's module is loaded by the node that plays it: a link does without an HTTP library."""
 
 COMMANDS = {
-    *("open", "connect", "route", "warm", "load", "flood", "publish"),
+    *("open", "connect", "route", "warm", "warm_up", "load", "flood", "publish"),
     *("cut", "heal", "freeze", "thaw", "note", "retarget", "kill", "restart"),
     *("status", "pending", "count", "close"),
 }

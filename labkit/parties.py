@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -18,34 +18,70 @@ from labkit.usage import Usage
 from labkit.workload import Scheduled, digest
 
 
+class Load:
+    """Drives a schedule: each event is recorded when it is due, and handed on."""
+
+    def __init__(self, schedule: list[Scheduled], ledger: Ledger, accept: Callable[[Scheduled], Awaitable[None]]):
+        self.schedule, self._ledger, self._accept = schedule, ledger, accept
+        self.tasks = Tasks()
+        self.done = False
+
+    async def warm_up(self, events: list[Scheduled]) -> None:
+        """Publishes the warm-up events; what the collector need not look at again is set aside after it."""
+        await self._publish(events, time.monotonic_ns())
+        gc.collect()
+        gc.freeze()
+
+    def begin(self, start_ns: int) -> None:
+        """Begins; `done` tells when it is over."""
+        self.tasks.start(self._run(start_ns))
+
+    async def _run(self, start_ns: int) -> None:
+        await self._publish(self.schedule, start_ns)
+        self.done = True
+
+    async def _publish(self, schedule: list[Scheduled], start_ns: int) -> None:
+        sent, accept, ledger = Kind.SENT, self._accept, self._ledger
+        async for item in paced(schedule, start_ns):
+            ledger.write(sent, item.sequence, value=len(item.raw))
+            await accept(item)
+
+    async def flood(self, count: int, drain: Callable[[], Awaitable[None]]) -> None:
+        """Publishes the first events without regard to time, as fast as they leave the process."""
+        for number, item in enumerate(self.schedule[:count]):
+            self._ledger.write(Kind.SENT, item.sequence, value=len(item.raw))
+            await self._accept(item)
+            if number % 16 == 15:
+                await asyncio.sleep(0)
+                await drain()
+
+
 class ProducerRole:
     """The producer of a trial, and the load that drives it."""
 
     def __init__(self) -> None:
         self._exits = AsyncExitStack()
         self._usage = Usage()
-        self._tasks = Tasks()
-        self._done = False
 
     async def open(
         self, spec: dict[str, Any], ledger: str, broker: str | None = None, since_ns: int | None = None
     ) -> dict[str, Any]:
         """Opens the producer; with `since_ns`, the start of the load, one that goes on for a killed process."""
         self._trial = trial = Trial.from_json(spec)
-        self._schedule = trial.workload.schedule()
-        workload_digest, first = digest(self._schedule), 0
+        schedule = trial.workload.schedule()
+        workload_digest, first = digest(schedule), 0
         if since_ns is not None:
             # The clock goes on: what was due while no producer was there, nobody offered.
-            passed, end = time.monotonic_ns() - since_ns, self._schedule[-1].sequence + 1
-            self._schedule = [item for item in self._schedule if item.due_ns >= passed]
-            first = self._schedule[0].sequence if self._schedule else end
+            passed, end = time.monotonic_ns() - since_ns, schedule[-1].sequence + 1
+            schedule = [item for item in schedule if item.due_ns >= passed]
+            first = schedule[0].sequence if schedule else end
         self._ledger = Ledger(Path(ledger))
         self._exits.callback(self._ledger.close)
         self._log = await self._open_log(broker, first)
         self._producer: Producer = find(trial.protocol).producer()(trial, self._ledger, self._log)
         self._exits.push_async_callback(self._producer.close)
-        self._exits.push_async_callback(self._tasks.close)
-        self._accept = self._log.before(self._producer.publish)
+        self._load = Load(schedule, self._ledger, self._log.before(self._producer.publish))
+        self._exits.push_async_callback(self._load.tasks.close)
         return {"url": await self._producer.open(), "digest": workload_digest}
 
     async def _open_log(self, broker: str | None, first: int) -> EventLog:
@@ -61,43 +97,28 @@ class ProducerRole:
     async def connect(self, peer: str | None, spared: str | None = None) -> None:
         await self._producer.connect(peer, spared)
 
-    async def warm(self) -> None:
-        """Publishes the warm-up events; what the collector need not look at again is set aside after it."""
-        await self._publish(self._trial.workload.warmup(), time.monotonic_ns())
-        gc.collect()
-        gc.freeze()
+    async def warm_up(self) -> None:
+        """Publishes the warm-up events."""
+        await self._load.warm_up(self._trial.workload.warmup())
 
     async def load(self, start_ns: int) -> None:
-        """Begins the load; `status` tells when it is over."""
+        """Begins the load, unless it is the consumer's; `status` tells when it is over."""
         self._usage.start()
-        self._tasks.start(self._load(start_ns))
-
-    async def _load(self, start_ns: int) -> None:
-        await self._publish(self._schedule, start_ns)
-        self._done = True
-
-    async def _publish(self, schedule: list[Scheduled], start_ns: int) -> None:
-        sent, accept, ledger = Kind.SENT, self._accept, self._ledger
-        async for item in paced(schedule, start_ns):
-            ledger.write(sent, item.sequence, value=len(item.raw))
-            await accept(item)
+        if not self._trial.duplex:
+            self._load.begin(start_ns)
 
     async def flood(self, count: int) -> None:
-        """Publishes the first events of the schedule without regard to time, as fast as they leave the process."""
-        for number, item in enumerate(self._schedule[:count]):
-            self._ledger.write(Kind.SENT, item.sequence, value=len(item.raw))
-            await self._accept(item)
-            if number % 16 == 15:
-                await asyncio.sleep(0)
-                await self._producer.drain()
+        """Publishes the first events of the schedule as fast as they leave the process."""
+        await self._load.flood(count, self._producer.drain)
 
     async def status(self) -> dict[str, Any]:
+        """`done`: the load is over. `cpu_s`: CPU seconds since it began."""
         self._usage.look()
         self._log.check()
-        for tasks in (self._tasks, self._producer.tasks):
+        for tasks in (self._load.tasks, self._producer.tasks):
             if tasks.failure:
                 raise tasks.failure
-        return {"done": self._done}
+        return {"done": self._load.done, "cpu_s": self._usage.cpu_s}
 
     async def pending(self) -> int:
         return self._log.unkept + await self._producer.pending()
@@ -119,7 +140,7 @@ class ConsumerRole:
         self, spec: dict[str, Any], ledger: str, hosts: tuple[int, int], predecessors: list[str] | None = None
     ) -> dict[str, Any]:
         """Opens the consumer of some subscribers; with the ledgers of killed processes, one that goes on for them."""
-        trial = Trial.from_json(spec)
+        self._trial = trial = Trial.from_json(spec)
         self._ledger = Ledger(Path(ledger))
         self._exits.callback(self._ledger.close)
         self._consumer: Consumer = find(trial.protocol).consumer()(trial, self._ledger, range(*hosts))
@@ -129,12 +150,15 @@ class ConsumerRole:
             subscriber: max(i.sequence for i in warmup if interest(subscriber) in (None, i.topic))
             for subscriber in self._consumer.hosts
         }
+        self._load = Load(trial.workload.schedule() if trial.duplex else [], self._ledger, self._consumer.ask)
+        self._exits.push_async_callback(self._load.tasks.close)
         url = await self._consumer.open()
         if predecessors:
             self._consumer.resume(_received(map(Path, predecessors)))
         return {"url": url}
 
     async def connect(self, peer: str | None, public: str | None) -> None:
+        self._consumer.upstream = peer or ""
         await self._consumer.connect(peer, public)
 
     async def warm(self) -> int:
@@ -142,18 +166,30 @@ class ConsumerRole:
         latest = self._ledger.latest
         return sum(latest.get(subscriber, -1) >= last for subscriber, last in self._last_warmup.items())
 
+    async def warm_up(self) -> None:
+        """Sends the warm-up events as requests."""
+        await self._load.warm_up(self._trial.workload.warmup())
+
     async def load(self, start_ns: int) -> None:
-        """The load begins."""
+        """The load begins; that of requests is the consumer's own."""
         gc.collect()
         gc.freeze()
         self._usage.start()
+        if self._trial.duplex:
+            self._load.begin(start_ns)
 
     async def status(self, since_ns: int = 0) -> dict[str, Any]:
-        """`settled`: every subscriber is connected and, since that time, has nothing left to ask for."""
+        """`settled`: every subscriber is connected and, since that time, has nothing left to ask for.
+
+        `done`: its own load is over. `cpu_s`: CPU seconds since the load began.
+        """
         self._usage.look()
-        if self._consumer.tasks.failure:
-            raise self._consumer.tasks.failure
+        for tasks in (self._load.tasks, self._consumer.tasks):
+            if tasks.failure:
+                raise tasks.failure
         return {
+            "done": self._load.done,
+            "cpu_s": self._usage.cpu_s,
             "last_arrival_ns": self._ledger.last_arrival_ns,
             "settled": self._consumer.connected == self._consumer.count and not self._consumer.pending(since_ns),
         }

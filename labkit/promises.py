@@ -7,7 +7,7 @@ and each subscription in order and without repeats, unless its protocol's row in
 
 from labkit.outage import Strikes
 from labkit.protocols import find
-from labkit.results import Recording
+from labkit.recording import Recording
 from labkit.trial import Guarantee
 
 

@@ -1,15 +1,13 @@
 """The runner: sends every trial of a plan to a station and writes the run folder. It computes no result.
 
-Latency trials run one at a time with nothing else
-going on; the others, which no delay can falsify, run side by side. A trial's folder appears whole or not at all.
+Trials that measure time run one at a time with nothing else going on; the others, which no delay can falsify, run side
+by side. A trial's folder appears whole or not at all.
 """
 
 import asyncio
 import json
-import math
 import os
 import queue
-import secrets
 import shutil
 import sys
 import threading
@@ -17,101 +15,27 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from labkit import broker
 from labkit.errors import TrialError, UsageError
-from labkit.outage import Conditions, Outage, Strikes
-from labkit.protocols import PROTOCOLS, find
+from labkit.plan import ROOM, Plan, weight
+from labkit.protocols import find
 from labkit.provenance import machine, versions
 from labkit.station import Station
-from labkit.trial import SCHEMA, Guarantee, Measure, Timings, Trial
+from labkit.trial import SCHEMA, Guarantee, Measure, Trial
 from labkit.walk import Walk
-from labkit.workload import Workload, digest
+from labkit.workload import digest
 
 SIDE_BY_SIDE = 8
 """Trials that may be under way together where timing is not what they measure."""
 
-OUT_OF_THE_BOX = (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE)
-"""The guarantees that are compared where none are named."""
-
-ROOM = 4
-"""Of these, how many loads may be under way at one time, each counted as `weight` says."""
-
-LIGHT = 1000
-"""Deliveries a second that count as one load."""
+ALONE = (Measure.LATENCY, Measure.COST, Measure.DUPLEX)
 
 TRACE = "trace"
 LOGS = "nodes"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a comparison runs: every measure of every protocol and guarantee, `repeat` times."""
-
-    workload: Workload
-    protocols: tuple[str, ...] = tuple(PROTOCOLS)
-    guarantees: tuple[Guarantee, ...] = OUT_OF_THE_BOX
-    measures: tuple[Measure, ...] = tuple(Measure)
-    outages: tuple[Outage, ...] = ()
-    repeat: int = 1
-    timings: Timings = field(default_factory=Timings)
-    conditions: Conditions = field(default_factory=Conditions)
-
-    def __post_init__(self) -> None:
-        for name in self.protocols:
-            find(name)
-        if not self.protocols or not self.guarantees:
-            raise UsageError(f"There is nothing to compare; name a protocol ({', '.join(PROTOCOLS)}) and a guarantee.")
-        if isinstance(self.repeat, bool) or not (isinstance(self.repeat, int) and 1 <= self.repeat <= 100):
-            raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to 100.")
-        for outage in self.outages:
-            reasons = [reason for name in self.protocols if (reason := unmet(name, outage))]
-            # Of several kinds each protocol meets those it can; one kind is meant for all that are named.
-            if reasons and (len(self.outages) == 1 or len(reasons) == len(self.protocols)):
-                raise UsageError(reasons[0])
-
-    def trials(self) -> list[Trial]:
-        """All trials, latency first."""
-        uid = secrets.token_hex(3)
-        found: list[Trial] = []
-        for measure in self.measures:
-            for outage in self.outages if measure is Measure.LOSS else (None,):
-                for repeat in range(1, self.repeat + 1):
-                    for guarantee in self.guarantees:
-                        for protocol in self.protocols:
-                            if outage and unmet(protocol, outage):
-                                continue
-                            number = f"{outage.kind}-{repeat}" if outage else f"{repeat}"
-                            name = f"{measure}-{protocol}-{guarantee}-{number}"
-                            trial = Trial(name, measure, protocol, guarantee, self.workload, outage, repeat)
-                            trial = replace(trial, timings=self.timings, conditions=self.conditions)
-                            found.append(replace(trial, uid=f"{uid}{len(found):03d}"))
-        return found
-
-
-def unmet(protocol: str, outage: Outage) -> str | None:
-    """Why this protocol cannot meet this outage, or None when it can."""
-    if outage.strikes is not Strikes.BROKER:
-        return None
-    brokered = [name for name, row in PROTOCOLS.items() if row.brokered]
-    if protocol not in brokered:
-        return f"{protocol} has no broker that could crash; {outage.kind} is for {', '.join(brokered)} only."
-    if os.environ.get("LABKIT_NATS"):
-        return (
-            f"{outage.kind} would kill the broker that LABKIT_NATS points to, which is not the lab's; "
-            "unset LABKIT_NATS, or choose another outage."
-        )
-    return None
-
-
-def weight(trial: Trial) -> int:
-    """As how many loads it counts. Bytes are the same on a busy machine; how soon a break is mended is not."""
-    if trial.measure is not Measure.LOSS:
-        return 1
-    return min(max(1, math.ceil(trial.workload.rate * trial.workload.subscribers / LIGHT)), ROOM)
 
 
 class Room:
@@ -148,7 +72,8 @@ class Runner:
         self._room = Room(room)
         self._lock = threading.Lock()
         self._stations = 0
-        schedule = plan.workload.schedule()
+        self._trials = plan.trials()
+        self._digests = {load: digest(load.schedule()) for load in {t.workload for t in self._trials} | {plan.workload}}
         for outage in plan.outages:
             outage.check_within(plan.workload.length)
         if Guarantee.DURABLE in plan.guarantees or any(find(name).brokered for name in plan.protocols):
@@ -160,7 +85,7 @@ class Runner:
             "argv": argv,
             "seed": plan.workload.seed,
             "workload": self._plan.workload.to_json(),
-            "digest": digest(schedule),
+            "digest": self._digests[plan.workload],
             "outages": [outage.to_json() for outage in plan.outages],
             "conditions": asdict(plan.conditions),
             "timings": asdict(plan.timings),
@@ -170,7 +95,8 @@ class Runner:
             "load_before": _load_average(),
             "trials": {},
         }
-        self._trials = self._plan.trials()
+        if plan.sweep:
+            self._manifest["sweep"] = asdict(plan.sweep)
 
     @property
     def trials(self) -> list[Trial]:
@@ -183,6 +109,8 @@ class Runner:
             source = Path(self._plan.workload.trace)
             name = TRACE + source.suffix.lower()
             shutil.copyfile(source, self._out / name)
+            self._trials = [replace(trial, workload=replace(trial.workload, trace=name)) for trial in self._trials]
+            self._digests |= {replace(load, trace=name): found for load, found in self._digests.items()}
             self._plan = replace(self._plan, workload=replace(self._plan.workload, trace=name))
 
     def run(self) -> dict[str, str]:
@@ -191,8 +119,8 @@ class Runner:
         errors: dict[str, str] = {}
         logs = self._out / LOGS
         self._save_manifest()
-        alone = [trial for trial in self._trials if trial.measure is Measure.LATENCY]
-        others = [trial for trial in self._trials if trial.measure is not Measure.LATENCY]
+        alone = [trial for trial in self._trials if trial.measure in ALONE]
+        others = [trial for trial in self._trials if trial.measure not in ALONE]
         try:
             for trials, width in ((alone, 1), (others, SIDE_BY_SIDE)):
                 errors |= self._work(trials, min(width, len(trials)), logs)
@@ -272,8 +200,8 @@ class Runner:
             trial.save(unfinished / "spec.json")
             loads = self._room.hold(weight(trial))
             record = Walk(station, trial.under(self._out), unfinished, self._stop, loads).run()
-            if record["digest"] != self._manifest["digest"]:
-                raise TrialError("The producer offered another workload than the manifest's.")
+            if record["digest"] != self._digests[trial.workload]:
+                raise TrialError("The producer offered another workload than the trial's.")
             (unfinished / "record.json").write_text(json.dumps(record, indent=1))
             unfinished.rename(place / trial.name)
         except TrialError as error:

@@ -13,7 +13,8 @@ from labkit.audit import Fate
 from labkit.captions import percent, setting
 from labkit.looks import LOOKS, MARGIN, SOFT, WIDTH, Chart, Look, styled
 from labkit.protocols import PROTOCOLS
-from labkit.results import Recording, Run
+from labkit.recording import Recording
+from labkit.results import Run
 from labkit.trial import Guarantee, Measure, Payload, Trial
 
 VERDICTS = ("inconclusive", "lossy", "complete")

@@ -47,11 +47,17 @@ class Payload(StrEnum):
 
 
 class Measure(StrEnum):
-    """What a trial is for. Latency connects directly where the link has no conditions; the other two go through it."""
+    """What a trial is for. Latency connects directly where the link has no conditions; all others go through it.
+
+    Cost is what a delivery takes in bytes, CPU and requests. Duplex sends the events of the workload the other way, as
+    requests, and measures until the answers are there.
+    """
 
     LATENCY = "latency"
     BANDWIDTH = "bandwidth"
     LOSS = "loss"
+    COST = "cost"
+    DUPLEX = "duplex"
 
     @classmethod
     def named(cls, name: str) -> "Measure":
@@ -59,6 +65,10 @@ class Measure(StrEnum):
         if name not in list(cls):
             raise UsageError(f"There is no measure {str(name)!r}; choose from {', '.join(cls)}.")
         return cls(name)
+
+
+COMPARED = (Measure.LATENCY, Measure.BANDWIDTH, Measure.LOSS)
+"""What is measured where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,11 @@ class Trial:
     def linked(self) -> bool:
         """Whether traffic goes through the link."""
         return self.measure is not Measure.LATENCY or bool(self.conditions)
+
+    @property
+    def duplex(self) -> bool:
+        """Whether the load is made of requests, which the producer answers."""
+        return self.measure is Measure.DUPLEX
 
     @property
     def struck(self) -> int:

@@ -42,9 +42,14 @@ class Walk:
         self._phases: dict[str, int] = {}
         self._stage = Stage(station, trial, folder)
         self._healed_ns = 0
+        self._driver = "consumer" if trial.duplex else "producer"
+        self._cpu_s: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
-        """The record of the trial: phases (monotonic ns), whether it settled, usage of each node, the digest."""
+        """The record of the trial: phases (monotonic ns), whether it settled, usage of each node, the digest.
+
+        `load_cpu_s`: what each node used of the CPU until the load was over, in seconds.
+        """
         workload_digest = self._set_up()
         with self._loads:
             self._warm_up()
@@ -53,7 +58,8 @@ class Walk:
         if self._trial.measure is Measure.BANDWIDTH:
             self._idle()
         usage = self._close()
-        return {"digest": workload_digest, "drained": drained, "phases": self._phases, "usage": usage}
+        facts = {"phases": self._phases, "load_cpu_s": self._cpu_s, "usage": usage}
+        return {"digest": workload_digest, "drained": drained, **facts}
 
     def _mark(self, phase: str, at: int | None = None) -> None:
         self._phases[phase] = time.monotonic_ns() if at is None else at
@@ -68,7 +74,7 @@ class Walk:
 
     def _warm_up(self) -> None:
         self._mark("warmup")
-        self._stage.nodes["producer"].ask("warm")
+        self._stage.nodes[self._driver].ask("warm_up")
         count = self._trial.workload.subscribers
         limit = WARM_LIMIT + count // WARM_RATE
         until = time.monotonic() + limit
@@ -89,8 +95,9 @@ class Walk:
             node.answer()
         self._break(start)
         end = start / 1e9 + self._trial.workload.length
-        while not self._look()["producer"]["done"]:
+        while not (looks := self._look())[self._driver]["done"]:
             self._pause(min(LOOK_EVERY, max(0.02, end - time.monotonic())))
+        self._cpu_s = {role: look["cpu_s"] for role, look in looks.items() if look and "cpu_s" in look}
         self._mark("settle")
 
     def _break(self, start: int) -> None:

@@ -23,6 +23,7 @@ WARMUP = 10
 MAX_SIZE = 1_000_000
 """Bytes; NATS turns away more than 1 MiB out of the box, and one workload must fit every protocol."""
 
+MAX_TOPICS = 1000
 MAX_EVENTS = 10_000_000
 MAX_DURATION = 3600.0
 LOGNORMAL_SIGMA = 0.6
@@ -98,7 +99,7 @@ class Workload:
         _check("rate", self.rate, 0.1, 1_000_000, "events per second")
         _check("duration", self.duration, 0.1, MAX_DURATION, "seconds")
         _check("subscribers", self.subscribers, 1, 5000, "subscribers", whole=True)
-        _check("topics", self.topics, 1, 1000, "topics", whole=True)
+        _check("topics", self.topics, 1, MAX_TOPICS, "topics", whole=True)
         _check("seed", self.seed, 0, 2**32 - 1, "as a seed", whole=True)
         _check("speed", self.speed, 1e-3, 1e12, "times the trace's own speed")
         _choose("arrival", self.arrival, ARRIVALS)

@@ -23,7 +23,7 @@ from labkit.losses import FATES
 from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
-from labkit.trial import SCHEMA, Guarantee, Measure, Trial
+from labkit.trial import COMPARED, SCHEMA, Guarantee, Measure, Trial
 from labkit.workload import Workload, digest
 
 S, MS = 1_000_000_000, 1_000_000
@@ -106,7 +106,7 @@ def write_run(folder: Path, trials: dict[Trial, dict], errors: dict[str, str] | 
 def full(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Every measure, protocol and guarantee; latencies that are the same but for polling, which gets a part."""
     trials = {}
-    for measure, (number, protocol), guarantee in itertools.product(Measure, enumerate(PROTOCOLS), Guarantee):
+    for measure, (number, protocol), guarantee in itertools.product(COMPARED, enumerate(PROTOCOLS), Guarantee):
         partial = protocol == "polling" and guarantee is Guarantee.AT_MOST_ONCE
         trials[spec(measure, protocol, guarantee)] = {
             "delay_ms": 1 + 0.01 * number,
@@ -175,7 +175,7 @@ def test_loss_tells_fates_verdict_duplicates_and_outage(full: Run) -> None:
 def test_files_are_the_same_for_the_same_run(full: Run, tmp_path: Path) -> None:
     once, again = charts.save(full, tmp_path / "once"), charts.save(Run(full.folder), tmp_path / "again")
     assert [path.name for path in once] == [
-        f"{n}.{kind}" for n in (*Measure, "matrix", "timeline") for kind in ("png", "svg")
+        f"{n}.{kind}" for n in (*COMPARED, "matrix", "timeline") for kind in ("png", "svg")
     ]
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
 
@@ -228,7 +228,7 @@ def test_a_measure_without_trials_says_so(tmp_path: Path, draw) -> None:
 
 @DRAWS
 def test_trials_in_which_nothing_arrived_are_drawn(tmp_path: Path, draw) -> None:
-    run = write_run(tmp_path, {spec(measure, "sse"): {"keep": 0} for measure in Measure})
+    run = write_run(tmp_path, {spec(measure, "sse"): {"keep": 0} for measure in COMPARED})
     said = {charts.timeline: "lost 1,000 of 1,000", charts.loss: "100 % lost", charts.matrix: "100 % lost"}
     assert said.get(draw, "nothing arrived") in draw(run).alt
     assert draw(run).png()
@@ -246,7 +246,7 @@ def test_saturated_trials_are_marked_in_label_and_line(tmp_path: Path) -> None:
 
 @DRAWS
 def test_inconclusive_trials_are_marked(tmp_path: Path, draw) -> None:
-    run = write_run(tmp_path, {spec(m, "sse"): {"drained": False, "keep": 0.9} for m in Measure})
+    run = write_run(tmp_path, {spec(m, "sse"): {"drained": False, "keep": 0.9} for m in COMPARED})
     chart = draw(run)
     assert "inconclusive" in chart.alt
     assert any("inconclusive" in text for text in words(chart))
@@ -256,7 +256,7 @@ def test_inconclusive_trials_are_marked(tmp_path: Path, draw) -> None:
 
 
 def test_repeats_are_pooled_and_the_setting_says_so(tmp_path: Path) -> None:
-    trials = {spec(m, "sse", repeat=n): {"delay_ms": n, "keep": 1 / n} for m in Measure for n in (1, 2)}
+    trials = {spec(m, "sse", repeat=n): {"delay_ms": n, "keep": 1 / n} for m in COMPARED for n in (1, 2)}
     run = write_run(tmp_path, trials)
     assert "2 repeats, pooled (thin lines: each alone)" in charts.latency(run).alt
     assert "2 repeats, pooled." in charts.loss(run).alt

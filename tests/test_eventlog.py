@@ -122,11 +122,22 @@ def test_a_log_may_begin_at_any_event_and_knows_nothing_before_it():
 def test_an_event_that_does_not_follow_the_newest_is_refused_and_changes_nothing(sequence):
     log = filled(5)
     with pytest.raises(ValueError, match=rf"event {sequence} does not follow 4"):
-        log.append(event(sequence, "t9"))
+        log.append(event(sequence))
     assert sequences(log.after(-1)) == [0, 1, 2, 3, 4]
-    assert (log.next, log.latest("t9"), log.latest()) == (5, None, event(4))
+    assert (log.next, log.latest()) == (5, event(4))
     log.append(event(5))
     assert log.next == 6
+
+
+def test_an_event_may_overtake_those_of_other_topics_but_not_of_its_own():
+    log = EventLog()
+    for sequence, topic in ((5, "t1"), (3, "t0"), (9, "t1"), (8, "t0")):
+        log.append(event(sequence, topic))
+    assert (log.oldest, log.next) == (3, 10)
+    assert sequences(log.after(3, "t0")) == [8]
+    assert sequences(log.after(2)) == [3, 5, 8, 9]
+    with pytest.raises(ValueError, match="event 7 does not follow 8"):
+        log.append(event(7, "t0"))
 
 
 def test_numbers_that_nobody_used_are_left_out_and_are_no_gap():

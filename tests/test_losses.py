@@ -9,12 +9,13 @@ from PIL import Image
 from test_charts import LOAD, OUTAGE, spec, texts, words, write_run
 
 from labkit import charts
+from labkit.audit import Fate
 from labkit.errors import UsageError
 from labkit.ledger import Kind
 from labkit.losses import AGAIN, BLANK, LEVELS, STEPS, colours, levels
 from labkit.outage import OUTAGES
 from labkit.protocols import PROTOCOLS
-from labkit.results import Fate, Recording
+from labkit.recording import Recording
 from labkit.trial import Guarantee, Measure
 from labkit.workload import Workload
 
@@ -26,7 +27,7 @@ def recording(history, subscribers=2, events=20, **terms):
     trial = replace(
         spec(Measure.LOSS, "sse"), workload=Workload(rate=100, duration=events / 100, subscribers=subscribers)
     )
-    return Recording(trial, {"load": START}, {}, history.offer, history.judge(**terms), history.offer.due_ns[:0])
+    return Recording(trial, {"load": START}, {}, history.offer, history.judge(**terms), *3 * [history.offer.due_ns[:0]])
 
 
 @pytest.fixture(scope="module")

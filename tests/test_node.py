@@ -69,7 +69,7 @@ def loaded_at(node, tmp_path, until):
     consumer.ask("open", spec=spec(), ledger=str(tmp_path / "consumer.ledger"), hosts=(0, 2))
     assert producer.ask("connect", peer=None) == {"result": None}
     assert consumer.ask("connect", peer=url, public=None) == {"result": None}
-    producer.ask("warm")
+    producer.ask("warm_up")
     until(lambda: consumer.ask("warm")["result"] == 2)
     start = soon()
     for child in (producer, consumer):
@@ -99,7 +99,7 @@ def test_a_producer_and_a_consumer_serve_one_trial_after_the_other(node, tmp_pat
         consumer.ask("open", spec=short, ledger=str(received), hosts=(0, 2))
         producer.ask("connect", peer=None)
         consumer.ask("connect", peer=opened["url"], public=None)
-        producer.ask("warm")
+        producer.ask("warm_up")
         until(lambda: consumer.ask("warm")["result"] == 2)
         start = soon()
         producer.ask("load", start_ns=start)
@@ -411,7 +411,7 @@ def test_a_consumer_hosts_the_subscribers_it_is_given_and_no_others(node, tmp_pa
     for child, hosts in ((first, (0, 2)), (second, (2, 5))):
         child.ask("open", spec=trial, ledger=str(tmp_path / f"from{hosts[0]}"), hosts=hosts)
         child.ask("connect", peer=url, public=None)
-    producer.ask("warm")
+    producer.ask("warm_up")
     until(lambda: (first.ask("warm")["result"], second.ask("warm")["result"]) == (2, 3))
     assert {int(subscriber) for subscriber in read(tmp_path / "from0")["subscriber"]} == {0, 1}
     assert {int(subscriber) for subscriber in read(tmp_path / "from2")["subscriber"]} == {2, 3, 4}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from trials import Lab
 
 from labkit.outage import OUTAGES, Outage, Strikes
+from labkit.plan import unmet
 from labkit.promises import broken, may_lose
 from labkit.protocols import PROTOCOLS, find
-from labkit.runner import unmet
 from labkit.trial import Guarantee, Measure, Timings, Trial
 from labkit.workload import Workload
 

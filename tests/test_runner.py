@@ -18,9 +18,10 @@ from conftest import family
 from labkit.errors import UsageError
 from labkit.ledger import MAGIC, Kind, read
 from labkit.outage import OUTAGES, Conditions, Outage
+from labkit.plan import OUT_OF_THE_BOX, Plan, unmet
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
-from labkit.runner import OUT_OF_THE_BOX, Plan, Runner, unmet
+from labkit.runner import Runner
 from labkit.trial import SCHEMA, Guarantee, Measure, Timings
 from labkit.workload import Workload, digest
 
@@ -414,7 +415,8 @@ def test_a_nats_server_that_is_killed_fails_the_trial_with_a_sentence_and_leaves
 SCRIPT = """
 import sys
 from pathlib import Path
-from labkit.runner import Plan, Runner
+from labkit.plan import Plan
+from labkit.runner import Runner
 from labkit.trial import Measure, Timings
 from labkit.workload import Workload
 workload, timings = Workload(rate=100, duration={duration}, subscribers=2), Timings(heartbeat=0.2)

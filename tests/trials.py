@@ -6,7 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from labkit.results import Recording, Run
+from labkit.recording import Recording
+from labkit.results import Run
 from labkit.station import Station
 from labkit.trial import SCHEMA, Trial
 from labkit.walk import Walk

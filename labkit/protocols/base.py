@@ -14,10 +14,10 @@ from time import monotonic
 from typing import Generic, TypeVar
 from urllib.parse import urlencode
 
-from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
 from labkit.errors import TrialError
-from labkit.event import decode_gap, encode_id, sequence_of
+from labkit.event import decode, decode_gap, encode_id, sequence_of
 from labkit.ledger import Kind, Ledger
 from labkit.protocols.eventlog import EventLog, Gap
 from labkit.trial import Trial
@@ -68,10 +68,10 @@ class Party:
         """The limit in which one subscriber has to connect, from that of one alone, when all of them do so at once."""
         return seconds + self.trial.workload.subscribers // CONNECT_RATE
 
-    async def client(self, limit: float | None = None) -> ClientSession:
-        """An HTTP client that closes with the party; without cookies, connection limit or (None) time limit."""
+    async def client(self, limit: float | None = None, connections: int = 0) -> ClientSession:
+        """An HTTP client that closes with the party; without cookies; no limit of time (None) or number (0)."""
         limits = ClientTimeout(total=limit, sock_connect=self.among_many(2.0))
-        connector = TCPConnector(limit=0, ttl_dns_cache=None)
+        connector = TCPConnector(limit=connections, ttl_dns_cache=None)
         return await self.exits.enter_async_context(
             ClientSession(connector=connector, timeout=limits, auto_decompress=False)
         )
@@ -88,6 +88,21 @@ class Producer(Party, ABC):
     def __init__(self, trial: Trial, ledger: Ledger, log: EventLog | None = None) -> None:
         super().__init__(trial, ledger)
         self.log = log or EventLog()
+
+    async def serve(self, app: web.Application, port: int) -> str:
+        """As any party's; in a duplex trial `POST /requests` besides, which takes a request and answers 202."""
+        if self.trial.duplex:
+            app.router.add_post("/requests", self._request)
+        return await super().serve(app, port)
+
+    async def _request(self, request: web.Request) -> web.Response:
+        await self.answer(await request.read())
+        return web.Response(status=202)
+
+    async def answer(self, raw: bytes) -> None:
+        """Answers a request with its own bytes: an event on its subscriber's topic, the protocol's own way."""
+        event = decode(raw)
+        await self.publish(Scheduled(event.offset_ns, event.sequence, event.topic, raw))
 
     async def connect(self, peer: str | None, spared: str | None = None) -> None:
         """Learns where the consumer's server or the broker is; where the subscribers an outage spares, if elsewhere."""
@@ -118,6 +133,33 @@ class Consumer(Party, ABC):
         self._changed = asyncio.Event()
         self.tasks.on_failure = self._changed.set
         self._trouble: dict[int, str] = {}
+        self.upstream = ""
+        self._upstreams: dict[int, ClientSession] = {}
+
+    async def ask(self, item: Scheduled) -> None:
+        """Sends an event as a request on behalf of the subscriber that takes its topic; does not wait for the answer.
+
+        Unless the protocol has a way of its own, with a POST to `upstream`, over one connection for each subscriber.
+        """
+        self.tasks.start(self._post(item))
+
+    async def _post(self, item: Scheduled) -> None:
+        subscriber = self.asks(item)
+        if subscriber not in self._upstreams:
+            self._upstreams[subscriber] = await self.client(self.timings.request, connections=1)
+        self.ledger.write(Kind.REQUESTED, item.sequence, subscriber)
+        try:
+            url, headers = f"{self.upstream}/requests", {"Content-Type": "application/cloudevents+json"}
+            async with self._upstreams[subscriber].post(url, data=item.raw, headers=headers) as response:
+                status = response.status
+        except (ClientError, OSError, TimeoutError):
+            status = 0
+        if not 200 <= status < 300:
+            self.ledger.write(Kind.REJECTED, item.sequence, subscriber, status)
+
+    def asks(self, item: Scheduled) -> int:
+        """Who sends this request: the one subscriber that takes its topic."""
+        return int(item.topic[1:])
 
     @abstractmethod
     async def connect(self, peer: str | None, public: str | None) -> None:

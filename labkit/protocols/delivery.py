@@ -117,7 +117,7 @@ class Endpoint:
         """Tries one delivery; True when the endpoint answered that it is gone for good."""
         event_id, text = encode_id(sequence), body.decode()
         for attempt in range(1, self._attempts + 1):
-            status, wait = await self._post(event_id, text, body)
+            status, wait = await self._post(sequence, event_id, text, body)
             if 200 <= status < 300:
                 self._backoff.reset()
                 return False
@@ -130,8 +130,9 @@ class Endpoint:
         self._ledger.write(Kind.REJECTED, sequence, self.subscriber, status)
         return status == 410
 
-    async def _post(self, event_id: str, text: str, body: bytes) -> tuple[int, float]:
+    async def _post(self, sequence: int, event_id: str, text: str, body: bytes) -> tuple[int, float]:
         """One attempt: (status, seconds the receiver asks to wait); status 0 when there was no answer."""
+        self._ledger.write(Kind.REQUESTED, sequence, self.subscriber)
         now = datetime.now(UTC)
         headers = {
             "Content-Type": "application/cloudevents+json",

@@ -59,14 +59,14 @@ class EventLog:
         """Lets go of whatever the log has open."""
 
     def append(self, item: Scheduled) -> None:
-        """Adds an event that is newer than all; evicts the oldest when full. Numbers nobody used are left out."""
-        if not self._items:
-            self.oldest = item.sequence
-        elif item.sequence < self.next:
-            raise ValueError(f"event {item.sequence} does not follow {self.next - 1}")
+        """Adds an event that is newer than all of its topic; evicts the oldest when full. Numbers may be left out."""
+        newest = self._latest.get(item.topic)
+        if newest and item.sequence <= newest.sequence:
+            raise ValueError(f"event {item.sequence} does not follow {newest.sequence}")
+        self.oldest = min(self.oldest, item.sequence) if self._items else item.sequence
         self._items[item.sequence] = item
         self._latest[item.topic] = self._latest[None] = item
-        self.next = item.sequence + 1
+        self.next = max(self.next, item.sequence + 1)
         if len(self._items) > self._capacity:
             del self._items[self.oldest]
             while self.oldest not in self._items:

@@ -140,6 +140,7 @@ class PollingConsumer(Consumer):
         headers = {"Prefer": f"wait={round(self.timings.hold)}"} if self.held and subscriber in self.live else {}
         if last is not None:
             headers["If-None-Match"] = f'"{encode_id(last)}"'
+        self.ledger.write(Kind.REQUESTED, subscriber=subscriber)
         async with self._client.get(self._url + self.query(subscriber), headers=headers) as response:
             body = await response.read()
             return self._take(subscriber, response, body)

@@ -33,6 +33,15 @@ DRAINED = 256
 """Publishes that may wait for the stream's acknowledgement and still count as drained."""
 
 
+def _requests(trial: Trial) -> str:
+    """The subject of a trial's requests; no subscription to events covers it."""
+    return f"labkit-requests.{trial.uid}"
+
+
+async def _echo(message: Msg) -> None:
+    await message.respond(message.data)
+
+
 class PubSubProducer(Producer):
     """The publisher. The subject of an event is `labkit.<trial>.<topic>`."""
 
@@ -50,6 +59,9 @@ class PubSubProducer(Producer):
 
         self._client = await dial(peer, Backoff(self.trial, EVERYONE), lost, found)
         self._prefix = f"labkit.{self.trial.uid}"
+        if self.trial.duplex:
+            await self._client.subscribe(_requests(self.trial), cb=_echo)
+            await self._client.flush()
         if self.recovers:
             self._stream = Stream(self.trial, self._client, self.tasks, self._kept)
             await self._stream.open()
@@ -100,7 +112,7 @@ class PubSubConsumer(Consumer):
 
     def __init__(self, trial: Trial, ledger: Ledger, hosts: range | None = None) -> None:
         super().__init__(trial, ledger, hosts)
-        self._clients: list[Client] = []
+        self._clients: dict[int, Client] = {}
         self._heard = dict.fromkeys(self.hosts, 0.0)
 
     def resume(self, received: dict[int, list[int]]) -> None:
@@ -126,7 +138,7 @@ class PubSubConsumer(Consumer):
 
         backoff = Backoff(self.trial, subscriber)
         client = await dial(peer, backoff, lost, found, failed)
-        self._clients.append(client)
+        self._clients[subscriber] = client
         subject = f"labkit.{self.trial.uid}.{self.trial.workload.interest(subscriber) or '>'}"
         if self.recovers:
             await self._subscribe_durably(client, subject, subscriber)
@@ -163,6 +175,19 @@ class PubSubConsumer(Consumer):
                     raise
                 await asyncio.sleep(self.timings.retry)
 
+    async def ask(self, item: Scheduled) -> None:
+        """NATS's own request and reply: the answer comes to an inbox of the client's."""
+        self.tasks.start(self._ask(item, self.asks(item)))
+
+    async def _ask(self, item: Scheduled, subscriber: int) -> None:
+        client = self._clients[subscriber]
+        try:
+            reply = await client.request(_requests(self.trial), item.raw, timeout=self.timings.request)
+        except FAILURES:
+            self.ledger.write(Kind.REJECTED, item.sequence, subscriber)
+        else:
+            self.ledger.received(subscriber, sequence_of(reply.data), reply.data)
+
     async def _watch(self, client: Client, subscriber: int) -> None:
         """After a heartbeat without a message, asks whether the broker is alive; if it is not, connects anew.
 
@@ -191,4 +216,4 @@ class PubSubConsumer(Consumer):
 
     async def close(self) -> None:
         await super().close()
-        await hang_up(*self._clients)
+        await hang_up(*self._clients.values())

@@ -117,6 +117,7 @@ class RestHooksProducer(Producer):
     async def _shake_hands(self, target: str, secret: str) -> None:
         """The target proves that it wants this subscription by echoing the secret; 422 when it does not."""
         try:
+            self.ledger.write(Kind.REQUESTED)
             async with self._client.post(target, headers={"X-Hook-Secret": secret}, allow_redirects=False) as response:
                 confirmed = 200 <= response.status < 300 and response.headers.get("X-Hook-Secret") == secret
                 problem = f"it answered {response.status} without the X-Hook-Secret it was sent"
@@ -279,6 +280,7 @@ class RestHooksConsumer(Consumer):
     async def _redeem(self, href: str) -> bytes:
         """Fetches what a claim check stands for; 503 makes the producer try again when that fails."""
         try:
+            self.ledger.write(Kind.REQUESTED)
             async with self._client.get(self._peer + href) as response:
                 if response.status == 200:
                     return await response.read()
@@ -319,6 +321,7 @@ class RestHooksConsumer(Consumer):
         wish = {"target_url": target, "event": event, "payload": self.trial.payload}
         self._expected.add(subscriber)
         try:
+            self.ledger.write(Kind.REQUESTED, subscriber=subscriber)
             async with self._client.post(f"{self._peer}/subscriptions", json=wish) as response:
                 if response.status not in (200, 201):
                     raise TrialError(
@@ -370,6 +373,7 @@ class RestHooksConsumer(Consumer):
         topic = self.trial.workload.interest(subscriber)
         fields = {"topic": topic, "after": encode_id(cursor) if cursor is not None else None}
         query = urlencode({key: value for key, value in fields.items() if value is not None})
+        self.ledger.write(Kind.REQUESTED, subscriber=subscriber)
         async with self._client.get(f"{self._peer}/events?{query}") as response:
             body = await response.read()
             if not (gap := decode_gap(body)):

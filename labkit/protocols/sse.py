@@ -198,6 +198,7 @@ class SseConsumer(Consumer):
         # Without heartbeats, silence says nothing; with them, a long one says that the producer is gone.
         silence = self.timings.heartbeat * MUTE if self.recovers else None
         params = {"topic": topic} if topic else None
+        self.ledger.write(Kind.REQUESTED, subscriber=subscriber)
         async with self._client.get(self._url, params=params, headers=headers) as response:
             if response.status != 200 or response.content_type != "text/event-stream":
                 # Section 9.2.3: any other answer fails the connection, and no attempt follows.

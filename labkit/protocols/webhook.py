@@ -18,6 +18,10 @@ from labkit.workload import Scheduled
 class WebhookProducer(Producer):
     """The client: one queue and one POST at a time for each endpoint."""
 
+    async def open(self, port: int = 0) -> str | None:
+        """A webhook's producer has no server, but in a duplex trial it has one that takes requests."""
+        return await self.serve(web.Application(), port) if self.trial.duplex else None
+
     async def connect(self, peer: str | None, spared: str | None = None) -> None:
         self._client = await self.client(self.timings.request)
         self._endpoints: list[tuple[str | None, Endpoint]] = []

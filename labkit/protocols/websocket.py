@@ -71,10 +71,18 @@ class WebSocketProducer(Producer):
         self._audience.add(topic, connection)
         self.ledger.write(Kind.CONNECTED)
         try:
+            if self.trial.duplex:
+                await self._requests(connection)
             await connection.wait_closed()
         finally:
             self._audience.discard(topic, connection)
             self.ledger.write(Kind.DISCONNECTED)
+
+    async def _requests(self, connection: ServerConnection) -> None:
+        """Requests come up the connection on which their answers go down."""
+        with suppress(ConnectionClosed):
+            while True:
+                await self.answer(await connection.recv(decode=False))
 
     async def publish(self, item: Scheduled) -> None:
         connections = self._audience.wanting(item.topic)
@@ -111,6 +119,7 @@ class WebSocketConsumer(Consumer):
     async def connect(self, peer: str | None, public: str | None) -> None:
         assert peer is not None
         self._peer = peer
+        self._streams: dict[int, Connection] = {}
         for subscriber in self.hosts:
             self.tasks.start(self.keep(subscriber, self._session, WebSocketException))
         await self.all_up(peer)
@@ -118,9 +127,11 @@ class WebSocketConsumer(Consumer):
     async def _session(self, subscriber: int) -> None:
         url = f"{self._peer}/{self.query(subscriber)}"
         timeout, ping = self.among_many(self.timings.request), _ping_interval(self.recovers)
+        self.ledger.write(Kind.REQUESTED, subscriber=subscriber)
         async with connect(
             url, compression=None, open_timeout=timeout, close_timeout=0, proxy=None, ping_interval=ping
         ) as stream:
+            self._streams[subscriber] = stream
             self.up(subscriber)
             reader = asyncio.ensure_future(self._read(stream, subscriber))
             try:
@@ -132,6 +143,12 @@ class WebSocketConsumer(Consumer):
             finally:
                 stream.transport.abort()
                 reader.cancel()
+
+    async def ask(self, item: Scheduled) -> None:
+        try:
+            await self._streams[self.asks(item)].send(item.raw, text=True)
+        except ConnectionClosed:
+            self.ledger.write(Kind.REJECTED, item.sequence, self.asks(item))
 
     async def _read(self, stream: Connection, subscriber: int) -> None:
         with suppress(ConnectionClosed):

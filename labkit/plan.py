@@ -1,0 +1,150 @@
+"""Plans: which trials a run consists of, and whether they can be, before any of them starts. Pure data."""
+
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any
+
+from labkit.errors import UsageError
+from labkit.outage import Conditions, Outage, Strikes
+from labkit.protocols import PROTOCOLS, find
+from labkit.trial import COMPARED, Guarantee, Measure, Timings, Trial
+from labkit.workload import MAX_TOPICS, Workload
+
+OUT_OF_THE_BOX = (Guarantee.AT_MOST_ONCE, Guarantee.AT_LEAST_ONCE)
+"""The guarantees that are compared where none are named."""
+
+ROOM = 4
+"""How many loads may be under way at one time, each counted as `weight` says."""
+
+LIGHT = 1000
+"""Deliveries a second that count as one load."""
+
+SWEPT = {
+    "rate": Measure.LATENCY,
+    "topics": Measure.LATENCY,
+    "subscribers": Measure.COST,
+    "size": Measure.COST,
+    "interval": Measure.COST,
+}
+"""What can be swept, and what is measured at each value: time directly, or bytes, CPU and requests through the link."""
+
+MOST_VALUES = 20
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One parameter of the workload, or the interval of polling in seconds, and the values it takes in turn."""
+
+    over: str
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.over not in SWEPT:
+            raise UsageError(f"There is no sweep over {self.over!r}; choose from {', '.join(SWEPT)}.")
+        numbers = all(isinstance(value, Real) and not isinstance(value, bool) for value in self.values)
+        if not numbers or not 1 <= len(set(self.values)) == len(self.values) <= MOST_VALUES:
+            raise UsageError(
+                f"The values to sweep over are {self.values!r}; give 1 to {MOST_VALUES} different numbers, as 1,10,100."
+            )
+
+    def at(self, trial: Trial, value: float) -> Trial:
+        """The trial at one of the values. UsageError when that is out of range."""
+        if self.over == "interval":
+            return replace(trial, timings=replace(trial.timings, poll=value))
+        whole = self.over != "rate" and float(value).is_integer()
+        changed: dict[str, Any] = {self.over: int(value) if whole else value}
+        return replace(trial, workload=replace(trial.workload, **changed))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run consists of: every measure of every protocol and guarantee, at each value swept over, repeatedly."""
+
+    workload: Workload
+    protocols: tuple[str, ...] = tuple(PROTOCOLS)
+    guarantees: tuple[Guarantee, ...] = OUT_OF_THE_BOX
+    measures: tuple[Measure, ...] = COMPARED
+    outages: tuple[Outage, ...] = ()
+    repeat: int = 1
+    timings: Timings = field(default_factory=Timings)
+    conditions: Conditions = field(default_factory=Conditions)
+    sweep: Sweep | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.protocols:
+            find(name)
+        if not self.protocols or not self.guarantees:
+            raise UsageError(f"There is nothing to compare; name a protocol ({', '.join(PROTOCOLS)}) and a guarantee.")
+        if isinstance(self.repeat, bool) or not (isinstance(self.repeat, int) and 1 <= self.repeat <= 100):
+            raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to 100.")
+        for outage in self.outages:
+            reasons = [reason for name in self.protocols if (reason := unmet(name, outage))]
+            # Of several kinds each protocol meets those it can; one kind is meant for all that are named.
+            if reasons and (len(self.outages) == 1 or len(reasons) == len(self.protocols)):
+                raise UsageError(reasons[0])
+
+    def trials(self) -> list[Trial]:
+        """All trials, latency first. UsageError when one of them cannot be."""
+        uid = secrets.token_hex(3)
+        found: list[Trial] = []
+        for measure in self.measures:
+            for outage in self.outages if measure is Measure.LOSS else (None,):
+                for repeat in range(1, self.repeat + 1):
+                    for trial in self._points(measure, outage, repeat):
+                        found.append(replace(trial, uid=f"{uid}{len(found):03d}"))
+        return found
+
+    def _points(self, measure: Measure, outage: Outage | None, repeat: int) -> Iterator[Trial]:
+        """One trial of each protocol and guarantee, at each value of the sweep."""
+        workload = _conversation(self.workload) if measure is Measure.DUPLEX else self.workload
+        for value in self.sweep.values if self.sweep else (None,):
+            for guarantee in self.guarantees:
+                for protocol in self.protocols:
+                    no_answer = measure is Measure.DUPLEX and guarantee is Guarantee.DURABLE
+                    if no_answer or (outage and unmet(protocol, outage)):
+                        continue
+                    number = f"{outage.kind}-{repeat}" if outage else f"{repeat}"
+                    name = f"{measure}-{protocol}-{guarantee}-"
+                    trial = Trial(name + number, measure, protocol, guarantee, workload, outage, repeat)
+                    trial = replace(trial, timings=self.timings, conditions=self.conditions)
+                    if self.sweep and value is not None:
+                        trial = replace(self.sweep.at(trial, value), name=f"{name}{self.sweep.over}-{value:g}-{number}")
+                    yield trial
+
+
+def _conversation(workload: Workload) -> Workload:
+    """The same load as requests: each is one subscriber's, and so is its answer."""
+    if workload.trace:
+        raise UsageError("A trace has no requests; leave --trace out for a duplex run, or duplex out for a trace.")
+    if workload.subscribers > MAX_TOPICS:
+        raise UsageError(
+            f"{workload.subscribers:,} subscribers are too many for a duplex run, where each has a topic of its own; "
+            f"take at most {MAX_TOPICS:,}."
+        )
+    return replace(workload, topics=workload.subscribers)
+
+
+def unmet(protocol: str, outage: Outage) -> str | None:
+    """Why this protocol cannot meet this outage, or None when it can."""
+    if outage.strikes is not Strikes.BROKER:
+        return None
+    brokered = [name for name, row in PROTOCOLS.items() if row.brokered]
+    if protocol not in brokered:
+        return f"{protocol} has no broker that could crash; {outage.kind} is for {', '.join(brokered)} only."
+    if os.environ.get("LABKIT_NATS"):
+        return (
+            f"{outage.kind} would kill the broker that LABKIT_NATS points to, which is not the lab's; "
+            "unset LABKIT_NATS, or choose another outage."
+        )
+    return None
+
+
+def weight(trial: Trial) -> int:
+    """As how many loads it counts. Bytes are the same on a busy machine; how soon a break is mended is not."""
+    if trial.measure is not Measure.LOSS:
+        return 1
+    return min(max(1, math.ceil(trial.workload.rate * trial.workload.subscribers / LIGHT)), ROOM)
