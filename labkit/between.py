@@ -9,7 +9,7 @@ import psutil
 
 from labkit.broker import DEFAULT_SYNC, Broker
 from labkit.ledger import Kind, Ledger
-from labkit.link import Link
+from labkit.link import TAP, Link
 from labkit.outage import Conditions
 from labkit.usage import Usage
 
@@ -21,10 +21,12 @@ class LinkRole:
         self._exits = ExitStack()
         self._usage = Usage()
 
-    async def open(self, ledger: str, conditions: dict[str, float], seed: int) -> None:
+    async def open(self, ledger: str, conditions: dict[str, float], seed: int, tapped: bool = False) -> None:
+        """With `tapped`, the bytes that pass are in a file beside the ledger."""
         self._ledger = Ledger(Path(ledger))
         self._exits.callback(self._ledger.close)
-        self._link = Link(self._ledger, Conditions(**conditions), seed)
+        tap = self._exits.enter_context(Path(ledger).with_suffix(TAP).open("xb")) if tapped else None
+        self._link = Link(self._ledger, Conditions(**conditions), seed, tap)
         self._exits.callback(self._link.close)
 
     async def route(self, target: str, consumer_dials: bool, spared: bool = False) -> str:

@@ -37,10 +37,10 @@ class Kind(IntEnum):
     RECEIVED = 4  # consumer: the event reached the application; CRC-32 of its bytes
     REPEATED = 5  # consumer: the event came again and was dropped by its id; CRC-32
     GAP = 6  # consumer: told that the events after this one are missing; the oldest that is still to be had
-    CONNECTED = 7  # either side: this subscriber's connection is up
+    CONNECTED = 7  # either side: this subscriber's connection is up; link: it accepted one; its number
     DISCONNECTED = 8  # either side: this subscriber's connection is lost
-    UP = 9  # link: bytes relayed from consumer to producer
-    DOWN = 10  # link: bytes relayed from producer to consumer
+    UP = 9  # link: bytes relayed from consumer to producer; the sequence is the connection's number
+    DOWN = 10  # link: bytes relayed from producer to consumer; likewise
     CUT = 11  # link, or the walk: the outage begins
     HEALED = 12  # likewise: the outage ends
     KERNEL_UP = 13  # link: the kernel's own count of what came from the consumer's side

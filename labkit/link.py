@@ -1,7 +1,7 @@
 """The link: a TCP relay between two sides that counts every byte, delays, and cuts and heals on command.
 
 Promises that what it does not cut arrives unchanged and in order; every chunk is in the ledger before it goes on.
-It knows nothing of protocols, and nothing of why it is told to cut.
+It knows nothing of protocols, and nothing of why it is told to cut. A tap gets the bytes themselves.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from time import monotonic
-from typing import cast
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
 from labkit.ledger import Kind, Ledger
@@ -25,6 +25,9 @@ BACKLOG = 4096
 UNDER_WAY = 4 * 1024 * 1024
 """Bytes that may be under way in one direction of a slow connection before its sender has to wait."""
 
+TAP = ".tap"
+"""The suffix of the file, beside the ledger's, that a tap is."""
+
 LAST_PART = 100
 """An interrupted message lacks so many bytes at its end, or half of it when it is short: fewer than any event has."""
 
@@ -34,10 +37,16 @@ _BYTES_RECEIVED = slice(128, 136)
 
 
 class Link:
-    """Listens for one side and forwards to the other; as many routes as are asked for."""
+    """Listens for one side and forwards to the other; as many routes as are asked for.
 
-    def __init__(self, ledger: Ledger, conditions: Conditions | None = None, seed: int = 0) -> None:
-        self.ledger = ledger
+    tap: takes what the ledger counts, chunk by chunk: record by record of `UP` and `DOWN`, the next so many bytes.
+    """
+
+    def __init__(
+        self, ledger: Ledger, conditions: Conditions | None = None, seed: int = 0, tap: BinaryIO | None = None
+    ) -> None:
+        self.ledger, self.tap = ledger, tap
+        self.connections = 0
         self.conditions = conditions or Conditions()
         self._rng = random.Random(seed)
         self._free = {Kind.UP: 0.0, Kind.DOWN: 0.0}
@@ -79,6 +88,12 @@ class Link:
         width = self.conditions.bandwidth
         self._free[kind] = begins + size / width if width else begins
         return self._free[kind] + self.conditions.delay + self._rng.uniform(0, self.conditions.jitter)
+
+    def accepted(self) -> int:
+        """Records a connection that was accepted, and gives it its number, from 1."""
+        self.connections += 1
+        self.ledger.write(Kind.CONNECTED, value=self.connections)
+        return self.connections
 
     def count(self) -> None:
         """Records the kernel's own counts of the connections that are open."""
@@ -173,13 +188,16 @@ class _Side(asyncio.Protocol):
         self._cut_short = False
         self._counted = False
         self._task: asyncio.Task[None] | None = None
+        self._number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)
         self._route.sides.add(self)
         if self._peer:
             self._peer._meet(self)
-        elif self._route.outage in ("reset", "close"):
+            return
+        self._number = self._route.link.accepted()
+        if self._route.outage in ("reset", "close"):
             self.suffer(self._route.outage)
         else:
             self._task = asyncio.ensure_future(self._dial(self._route.upstream))
@@ -187,7 +205,7 @@ class _Side(asyncio.Protocol):
     async def _dial(self, upstream: tuple[str, int]) -> None:
         loop = asyncio.get_running_loop()
         peer = _Side(self._route, self._route.answers)
-        peer._peer = self
+        peer._peer, peer._number = self, self._number
         try:
             await loop.create_connection(lambda: peer, *upstream)
         except OSError:
@@ -229,7 +247,10 @@ class _Side(asyncio.Protocol):
 
     def _forward(self, data: bytes) -> None:
         assert self._peer
-        self._route.link.ledger.write(self._kind, value=len(data))
+        link = self._route.link
+        link.ledger.write(self._kind, self._number, value=len(data))
+        if link.tap:
+            link.tap.write(data)
         self._peer.transport.write(data)
 
     def _release(self) -> None:

@@ -18,8 +18,8 @@ CONSUMERS = ("consumer", "spared")
 class Stage:
     """The nodes of a trial, wired. Ledgers are named after the role; those of later processes are numbered."""
 
-    def __init__(self, station: Station, trial: Trial, folder: Path) -> None:
-        self._station, self._trial, self._folder = station, trial, folder
+    def __init__(self, station: Station, trial: Trial, folder: Path, tapped: bool = False) -> None:
+        self._station, self._trial, self._folder, self._tapped = station, trial, folder, tapped
         self._row = find(trial.protocol)
         self._external = os.environ.get("LABKIT_NATS")
         self._brokered = self._row.brokered or trial.durable
@@ -56,9 +56,8 @@ class Stage:
         produced = nodes["producer"].answer()
         self._urls = {"producer": produced["url"], **{r: node.answer()["url"] for r, node in self.consumers.items()}}
         if trial.linked:
-            nodes["link"].ask(
-                "open", ledger=self._ledger("link"), conditions=asdict(trial.conditions), seed=trial.workload.seed
-            )
+            ways = {"conditions": asdict(trial.conditions), "seed": trial.workload.seed, "tapped": self._tapped}
+            nodes["link"].ask("open", ledger=self._ledger("link"), **ways)
         target = self._broker if self._row.brokered else self._urls["producer"]
         for role in self.consumers:
             self._peers[role] = self._through_link(target, role, consumer_dials=True)

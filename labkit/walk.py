@@ -36,11 +36,17 @@ class Walk:
     """One trial, phase by phase, on a station's nodes."""
 
     def __init__(
-        self, station: Station, trial: Trial, folder: Path, stop: threading.Event, loads: AbstractContextManager[Any]
+        self,
+        station: Station,
+        trial: Trial,
+        folder: Path,
+        stop: threading.Event,
+        loads: AbstractContextManager[Any],
+        tapped: bool = False,
     ):
         self._trial, self._stop, self._loads = trial, stop, loads
         self._phases: dict[str, int] = {}
-        self._stage = Stage(station, trial, folder)
+        self._stage = Stage(station, trial, folder, tapped)
         self._healed_ns = 0
         self._driver = "consumer" if trial.duplex else "producer"
         self._cpu_s: dict[str, float] = {}

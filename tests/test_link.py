@@ -1,14 +1,16 @@
 import asyncio
 import hashlib
+import io
 import random
 import socket
 import time
+from collections import defaultdict
 from contextlib import asynccontextmanager, closing
 
 import psutil
 import pytest
 
-from labkit.ledger import Kind, Ledger
+from labkit.ledger import Kind, Ledger, read
 from labkit.link import UNDER_WAY, Link
 from labkit.outage import OUTAGES, Conditions, Strikes
 
@@ -40,10 +42,10 @@ class Upstream:
 
 
 @asynccontextmanager
-async def linked(bench, consumer_dials=True, spared=False, **conditions):
+async def linked(bench, consumer_dials=True, spared=False, tap=None, **conditions):
     """A link with a route to a plain server, and a way to connect through it: (link, upstream, dial)."""
     with closing(Ledger(bench.folder / "link.ledger")) as ledger:
-        link, writers = Link(ledger, Conditions(**conditions), seed=7), []
+        link, writers = Link(ledger, Conditions(**conditions), 7, tap), []
         async with Upstream() as upstream, asyncio.timeout(30):
             url = await link.route(f"http://127.0.0.1:{upstream.port}/path?q=1", consumer_dials, spared)
             port = int(url.removeprefix("http://127.0.0.1:").removesuffix("/path?q=1"))
@@ -652,5 +654,66 @@ def test_a_new_target_gets_the_next_connections_and_the_open_ones_stay_where_the
             near = await asyncio.open_connection("127.0.0.1", int(elsewhere.rpartition(":")[2]))
             await passes_both_ways(near, await third.connections.get())
             near[1].transport.abort()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("consumer_dials", [True, False])
+def test_a_tap_gets_the_bytes_that_the_ledger_counts_record_by_record(bench, consumer_dials):
+    async def scenario():
+        tap = io.BytesIO()
+        async with linked(bench, consumer_dials, tap=tap) as (_, _, dial):
+            first, second = await dial(), await dial()
+            for number, ((reader, writer), (other, answers)) in enumerate((first, second, first)):
+                await send(writer, noise(number, 50_000), end=False)
+                assert await other.readexactly(50_000) == noise(number, 50_000)
+                await send(answers, noise(number + 10, 300), end=False)
+                assert await reader.readexactly(300) == noise(number + 10, 300)
+        crossed = read(bench.folder / "link.ledger")
+        crossed = crossed[(crossed["kind"] == Kind.UP) | (crossed["kind"] == Kind.DOWN)]
+        streams, at = defaultdict(bytes), 0
+        for record in crossed:
+            streams[int(record["sequence"]), int(record["kind"])] += tap.getvalue()[at : at + record["value"]]
+            at += record["value"]
+        asks, answers = (Kind.UP, Kind.DOWN) if consumer_dials else (Kind.DOWN, Kind.UP)
+        assert at == len(tap.getvalue())
+        assert streams == {
+            (1, asks): noise(0, 50_000) + noise(2, 50_000),
+            (1, answers): noise(10, 300) + noise(12, 300),
+            (2, asks): noise(1, 50_000),
+            (2, answers): noise(11, 300),
+        }
+
+    asyncio.run(scenario())
+
+
+def test_a_tap_gets_no_more_of_a_message_than_was_passed_on(bench):
+    async def scenario():
+        tap = io.BytesIO()
+        async with linked(bench, tap=tap) as (link, _, dial):
+            near, far = await dial()
+            await bench.until(lambda: all(side._peer for side in sides(link)) and len(sides(link)) == 2)
+            await link.cut("midmessage")
+            await send(far[1], noise(16, 1000), end=False)
+            assert await near[0].read() == tap.getvalue() == noise(16, 1000)[:900]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["reset", "close"])
+def test_every_connection_that_was_accepted_is_recorded_with_its_number(bench, kind):
+    async def scenario():
+        async with linked(bench) as (link, upstream, dial):
+            other = int((await link.route(f"http://127.0.0.1:{upstream.port}", False)).rpartition(":")[2])
+            await passes_both_ways(*await dial())
+            _, writer = await asyncio.open_connection("127.0.0.1", other)
+            await upstream.connections.get()
+            await link.cut(kind)
+            await dial(accepted=False)
+            await bench.until(lambda: len(bench.records("link", Kind.CONNECTED)) == 3)
+            await link.heal()
+            await passes_both_ways(*await dial())
+            writer.transport.abort()
+        assert [value for _, _, value in bench.records("link", Kind.CONNECTED)] == [1, 2, 3, 4]
 
     asyncio.run(scenario())
