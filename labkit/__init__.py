@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from labkit import clients as clients
     from labkit.api import compare as compare
     from labkit.api import sweep as sweep
+    from labkit.dissect import anatomy as anatomy
     from labkit.errors import TrialError as TrialError
     from labkit.errors import UsageError as UsageError
     from labkit.outage import Conditions as Conditions
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from labkit.workload import Workload as Workload
 
 _HOMES = {
+    "anatomy": "labkit.dissect",
     "compare": "labkit.api",
     "sweep": "labkit.api",
     "Conditions": "labkit.outage",

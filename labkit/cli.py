@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     launch.add_argument("--rate", type=float, default=1.0, help="events per second it publishes by itself (1)")
     launch.set_defaults(run=_launch)
 
+    anatomy = commands.add_parser("anatomy", help="the bytes that deliver one event, part by part")
+    anatomy.add_argument("protocol", metavar="PROTOCOL", help=", ".join(PROTOCOLS))
+    anatomy.add_argument("--guarantee", default="at-most-once", metavar="G", help=f"{', '.join(Guarantee)} (the first)")
+    anatomy.add_argument("--size", type=int, default=256, help="bytes of the event (256)")
+    anatomy.set_defaults(run=_anatomy)
+
     charts = commands.add_parser("charts", help="redraw the charts of a run, without servers")
     charts.add_argument("folder", type=Path, metavar="RUN")
     charts.add_argument("--out", type=Path, help="where to (RUN/charts)")
@@ -220,6 +226,13 @@ def _launch(options: argparse.Namespace, argv: list[str]) -> int:
         pause = threading.Event()
         while not pause.wait(0.5):
             server.check()
+    return 0
+
+
+def _anatomy(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.dissect import anatomy
+
+    print(anatomy(options.protocol, options.guarantee, options.size).text(colour=sys.stdout.isatty()))
     return 0
 
 

@@ -15,8 +15,8 @@ SOURCE = "/labkit"
 GAP_TYPE = "labkit.gap"
 TOPIC = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
-_PREFIX = b'{"specversion":"1.0","id":"'
-_ID_END = len(_PREFIX) + ID_DIGITS
+PREFIX = b'{"specversion":"1.0","id":"'
+_ID_END = len(PREFIX) + ID_DIGITS
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -35,7 +35,7 @@ def encode(event: Event) -> bytes:
     time = (_EPOCH + timedelta(microseconds=event.offset_ns // 1000)).isoformat(timespec="microseconds")
     body = {"source": SOURCE, "type": event.topic, "time": time[:-6] + "Z", "data": event.data}
     rest = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-    return b'%s%0*d",%s' % (_PREFIX, ID_DIGITS, event.sequence, rest[1:])
+    return b'%s%0*d",%s' % (PREFIX, ID_DIGITS, event.sequence, rest[1:])
 
 
 def decode(raw: bytes) -> Event:
@@ -53,8 +53,8 @@ def decode(raw: bytes) -> Event:
 
 def sequence_of(raw: bytes) -> int:
     """The sequence number in canonical bytes without parsing the rest, or -1 where there is none."""
-    digits = raw[len(_PREFIX) : _ID_END]
-    if raw.startswith(_PREFIX) and raw[_ID_END : _ID_END + 1] == b'"' and digits.isdigit():
+    digits = raw[len(PREFIX) : _ID_END]
+    if raw.startswith(PREFIX) and raw[_ID_END : _ID_END + 1] == b'"' and digits.isdigit():
         return int(digits)
     return -1
 
@@ -80,7 +80,7 @@ def encode_gap(after: int, oldest: int) -> bytes:
 
 def decode_gap(raw: bytes) -> tuple[int, int] | None:
     """(after, oldest) of a gap signal, or None when the bytes are anything else."""
-    if raw.startswith(_PREFIX):
+    if raw.startswith(PREFIX):
         return None
     try:
         signal = json.loads(raw)
