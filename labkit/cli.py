@@ -116,6 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--out", type=Path, required=True, metavar="FILE")
     trace.set_defaults(run=_trace)
 
+    doctor = commands.add_parser("doctor", help="is this machine ready for a workshop? with the fix where it is not")
+    doctor.add_argument("--quick", action="store_true", help="look only, try no protocol")
+    doctor.set_defaults(run=_doctor)
+
     lab = commands.add_parser("lab", help="JupyterLab on the notebooks; further options are JupyterLab's own")
     lab.set_defaults(run=_lab)
     return parser
@@ -252,6 +256,18 @@ def _trace(options: argparse.Namespace, argv: list[str]) -> int:
     save(entries, options.out)
     print(f"{len(entries)} events in {options.out}")
     return 0
+
+
+def _doctor(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.doctor import examine
+    from labkit.findings import State, verdict
+
+    found = []
+    for finding in examine(options.quick):
+        print(finding, flush=True)
+        found.append(finding)
+    print(f"\n{verdict(found, options.quick)}")
+    return int(any(finding.state is State.FAULT for finding in found))
 
 
 def _lab(options: argparse.Namespace, argv: list[str]) -> int:

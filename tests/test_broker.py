@@ -267,3 +267,17 @@ def test_a_server_without_jetstream_is_refused_where_streams_are_needed(monkeypa
     finally:
         server.kill()
         server.wait()
+
+
+def test_its_statistics_are_asked_directly_whatever_proxy_the_environment_names(monkeypatch, closed_port):
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port}")
+
+    async def scenario():
+        broker = Broker()
+        await broker.open()
+        try:
+            assert await asyncio.to_thread(broker.slow_consumers) == 0
+        finally:
+            broker.close()
+
+    asyncio.run(scenario())
