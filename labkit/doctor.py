@@ -125,8 +125,9 @@ def _trials(protocols: list[str]) -> Iterator[Finding]:
     """Some seconds of load through each protocol, all at once, with recovery on and no outage."""
     from tqdm.auto import tqdm
 
+    from labkit.plan import Plan
     from labkit.results import Run
-    from labkit.runner import Plan, Runner
+    from labkit.runner import Runner
 
     plan = Plan(
         LOAD, tuple(protocols), (Guarantee.AT_LEAST_ONCE,), (Measure.BANDWIDTH,), timings=Timings(heartbeat=0.5)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from labkit.results import Recording
+    from labkit.recording import Recording
 
 FILES = 4100
 """Open files that the link of 2,000 subscribers needs."""
@@ -121,7 +121,7 @@ def disk(free: float, folder: str) -> Finding:
 
 def trial(recording: "Recording") -> Finding:
     """A trial with recovery on and without an outage: everything owed has to arrive."""
-    from labkit.results import SATURATED_MS, percentile
+    from labkit.figures import SATURATED_MS, percentile
 
     outcome, ordered, late = recording.outcome, recording.latencies_ms(), recording.lateness_p99_ms()
     name, figures = recording.trial.protocol, [f"{outcome.delivered:,} of {outcome.owed.sum():,} delivered"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from labkit import findings
+from labkit.figures import SATURATED_MS
 from labkit.findings import FILES, LITTLE_ROOM, ROOM, SLEEP_MS, STEP_MS, Finding, State, verdict
-from labkit.results import SATURATED_MS
 
 INFINITY = float("inf")
 OK, WARNING, FAULT = State.OK, State.WARNING, State.FAULT
