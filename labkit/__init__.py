@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labkit import charts as charts
+    from labkit import choice as choice
     from labkit import clients as clients
     from labkit.api import compare as compare
     from labkit.api import sweep as sweep
@@ -40,7 +41,7 @@ _HOMES = {
     "UsageError": "labkit.errors",
     "Workload": "labkit.workload",
 }
-_MODULES = ("charts", "clients")
+_MODULES = ("charts", "choice", "clients")
 __all__ = [*_HOMES, *_MODULES]
 
 

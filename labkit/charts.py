@@ -21,6 +21,7 @@ from labkit.looks import MARGIN, PALE, SOFT, WIDTH, Chart
 from labkit.losses import loss as loss
 from labkit.losses import matrix as matrix
 from labkit.losses import timeline as timeline
+from labkit.ranking import ranking as ranking
 from labkit.results import Run
 from labkit.sheet import Group, Groups, draw, heading, outage_of
 from labkit.trial import Measure

@@ -42,11 +42,7 @@ class Group:
 
     @property
     def ink(self) -> tuple[float, ...]:
-        """Its colour, as dark as text on white has to be (WCAG contrast 4.5)."""
-        colour = np.array(to_rgb(self.look.colour))
-        while colour**2.2 @ (0.2126, 0.7152, 0.0722) > 1.05 / 4.5 - 0.05:
-            colour *= 0.95
-        return tuple(float(part) for part in colour)
+        return ink(self.look)
 
     @property
     def label(self) -> str:
@@ -87,6 +83,14 @@ class Group:
 Groups = dict[Guarantee, list[Group]]
 Height = Callable[[Groups], float]
 Body = Callable[[Chart, Groups, float], None]
+
+
+def ink(look: Look) -> tuple[float, ...]:
+    """A protocol's colour, as dark as text on white has to be (WCAG contrast 4.5)."""
+    colour = np.array(to_rgb(look.colour))
+    while colour**2.2 @ (0.2126, 0.7152, 0.0722) > 1.05 / 4.5 - 0.05:
+        colour *= 0.95
+    return tuple(float(part) for part in colour)
 
 
 def outage_of(trial: Trial) -> str:

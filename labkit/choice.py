@@ -1,0 +1,141 @@
+"""Choosing: what every protocol measured, scored from worst to best, and weighed by what matters to a reader.
+
+The scores come from measurements alone, the weights from the reader. It never recommends anything by itself.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from labkit.clients import effort
+from labkit.errors import UsageError
+from labkit.protocols import PROTOCOLS, find
+from labkit.results import Run
+
+
+class Criterion(NamedTuple):
+    """What may matter to a reader: how it is measured, its unit, and which way is better.
+
+    `ratio`: twice as much is the same step wherever one starts, so that it is scored on a logarithmic scale.
+    """
+
+    title: str
+    unit: str
+    better: str
+    ratio: bool
+
+
+CRITERIA = {
+    "latency": Criterion("Latency: median wait for an event", "ms", "lower", True),
+    "bytes": Criterion("Bytes: overhead of a delivery", "bytes", "lower", True),
+    "loss": Criterion("Loss: what a broken connection cost", "%", "lower", False),
+    "reach": Criterion("Reach: ways that an event can take", "%", "higher", False),
+    "effort": Criterion("Effort: lines of the smallest client", "lines", "lower", True),
+    "scale": Criterion("Scale: CPU of a delivery, all processes", "µs", "lower", True),
+}
+MOST = 5
+"""The largest weight; 0 leaves a criterion out."""
+
+
+class About(NamedTuple):
+    """What cannot be measured of a protocol: what it builds on, who keeps its standard, what to know besides."""
+
+    builds_on: str
+    body: str
+    notes: str
+
+
+ABOUT = {
+    "websocket": About("TCP, opened by an HTTP Upgrade", "IETF, RFC 6455", "both sides may speak at any time"),
+    "webhook": About("HTTP, a POST to the consumer", "none; Standard Webhooks by its vendors", "the consumer serves"),
+    "resthooks": About("webhooks, subscribed to as a REST resource", "none; patterns of resthooks.org", "both serve"),
+    "pubsub": About(
+        "a broker's own protocol on TCP", "none; here NATS, a CNCF project", "neither side knows the other"
+    ),
+    "sse": About("HTTP, an answer that never ends", "WHATWG, HTML Living Standard", "reconnects and resumes by itself"),
+    "polling": About("HTTP, a GET at an interval", "IETF, RFC 9110", "the baseline"),
+    "longpolling": About("HTTP, a GET that waits", "IETF, RFC 9110 and RFC 7240", "the baseline"),
+}
+
+
+def table(run: Run, broken: Run, reach: pd.DataFrame) -> pd.DataFrame:
+    """What was measured: one row a protocol, one column a criterion, in the units of `CRITERIA`; NaN where nothing was.
+
+    run: latency, bandwidth and cost trials. broken: loss trials. Each is of one guarantee, so that like is set beside
+    like. reach: rows of that demonstration, outcome 1 where an event got through, by protocol and condition; that the
+    consumer needs no port which others can reach counts as one way more.
+    """
+    for frame in (run.latency, run.bandwidth, run.cost, broken.loss):
+        if frame.guarantee.nunique() != 1:
+            kinds = ", ".join(frame.guarantee.unique()) or "none"
+            raise UsageError(f"A table to choose by needs trials of one guarantee in each run, here are {kinds}.")
+    largest = run.cost[run.cost.subscribers == run.cost.subscribers.max()]
+    lost = broken.loss.groupby("protocol")[["lost", "owed"]].sum()
+    columns: dict[str, pd.Series[float]] = {
+        "latency": run.latency.groupby("protocol").p50_ms.median(),
+        "bytes": run.bandwidth.groupby("protocol").overhead_per_delivery.median(),
+        "loss": 100 * lost.lost / lost.owed,
+        "scale": largest.groupby("protocol").cpu_us_per_delivery.median(),
+    }
+    names = [name for name in PROTOCOLS if any(name in column.index for column in columns.values())]
+    columns["effort"] = pd.Series({name: effort(name).lines for name in names})
+    inside = pd.DataFrame({"protocol": names, "outcome": [float(not effort(name).listens) for name in names]})
+    ways = pd.concat([reach[["protocol", "outcome"]], inside]).astype({"outcome": float})
+    columns["reach"] = 100 * ways.groupby("protocol").outcome.mean()
+    return pd.DataFrame({name: columns[name].reindex(names) for name in CRITERIA}).astype(float).rename_axis("protocol")
+
+
+def comparison(measured: pd.DataFrame) -> pd.DataFrame:
+    """The textbook's table of protocols, with what was measured beside what is known."""
+    titles = [find(name).title for name in measured.index]
+    known = pd.DataFrame([ABOUT[name] for name in measured.index], columns=["builds on", "standard", "notes"])
+    figures = measured.rename(columns={name: f"{name}, {criterion.unit}" for name, criterion in CRITERIA.items()})
+    return pd.concat([known, figures.reset_index(drop=True)], axis=1).set_axis(pd.Index(titles, name="protocol"))
+
+
+def scores(measured: pd.DataFrame) -> pd.DataFrame:
+    """Each figure's place between the worst (0) and the best (1) of its column; all 1 where they are the same.
+
+    What was not measured counts as the worst.
+    """
+    found = {}
+    for name, column in measured.items():
+        criterion = CRITERIA[str(name)]
+        values = np.log10(column.clip(lower=1e-3)) if criterion.ratio else column
+        values = -values if criterion.better == "lower" else values
+        spread = values.max() - values.min()
+        found[name] = ((values - values.min()) / spread if spread else values * 0 + 1).fillna(0.0)
+    return pd.DataFrame(found)
+
+
+def rank(measured: pd.DataFrame, weights: Mapping[str, float]) -> pd.DataFrame:
+    """Protocols from the best to the worst: what each criterion adds to the score, and the score from 0 to 100."""
+    parts = scores(measured) * _shares(measured, weights) * 100
+    return parts.assign(score=parts.sum(axis=1)).sort_values("score", ascending=False, kind="stable")
+
+
+def drivers(measured: pd.DataFrame, weights: Mapping[str, float]) -> dict[str, str]:
+    """The criteria that decide: without any one of these another protocol would lead, which is its value."""
+    leader = rank(measured, weights).index[0]
+    found = {}
+    for name in [name for name, weight in weights.items() if weight]:
+        others = {**weights, name: 0}
+        if any(others.values()) and (other := rank(measured, others).index[0]) != leader:
+            found[name] = str(other)
+    return found
+
+
+def _shares(measured: pd.DataFrame, weights: Mapping[str, float]) -> pd.Series:
+    """Each column's part of all weight. UsageError for weights that cannot be."""
+    for name, weight in weights.items():
+        if name not in CRITERIA:
+            raise UsageError(f"Nothing is measured for {name!r}; weigh {', '.join(CRITERIA)}.")
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 <= weight <= MOST:
+            raise UsageError(f"The weight of {name} is {weight!r}; it has to be a number from 0 to {MOST}.")
+    total = sum(weights.values())
+    if not total:
+        raise UsageError("All weights are 0, so nothing matters; raise one of them.")
+    return pd.Series({name: weights.get(str(name), 0) / total for name in measured.columns})

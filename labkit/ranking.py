@@ -1,0 +1,68 @@
+"""The ranking chart: what each criterion adds to a protocol's score, with the measurement behind it."""
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from labkit.choice import CRITERIA, drivers, rank
+from labkit.looks import INK, LOOKS, MARGIN, RULE, SOFT, Chart, styled
+from labkit.protocols import find
+from labkit.sheet import ink, keys
+
+SHADES = {
+    "latency": "#9ecae9",
+    "bytes": "#ffd8a8",
+    "loss": "#f4b6b6",
+    "reach": "#b7e0b0",
+    "effort": "#d9c7ec",
+    "scale": "#e3d5b8",
+}
+"""Pale enough for dark text: a criterion is told by its place, its key and its unit, not by its colour alone."""
+
+ROW, LEFT, BAR = 46, 178, 880
+"""Height of a row, where bars begin, and the length of a score of 100, in pixels."""
+
+
+def ranking(measured: pd.DataFrame, weights: Mapping[str, float]) -> Chart:
+    """One bar for each protocol, best first, made of what every criterion adds; `measured` is `choice.table`."""
+    ranked, decide = rank(measured, weights), drivers(measured, weights)
+    places = [str(name) for name in ranked.index]
+    wanted = [name for name in CRITERIA if weights.get(name)]
+    said = ", ".join(f"{name} {weights[name]:g}" for name in wanted)
+    leader = find(places[0]).title
+    driven = "; ".join(f"without {name}, {find(other).title} would lead" for name, other in decide.items())
+    lines = [f"What matters: {said}", f"{leader} leads; {driven or 'no single criterion decides it'}"]
+    note = "Score, higher is better: each figure's place between the worst and the best here. In the bars: the figures."
+    with styled():
+        chart = Chart(152 + ROW * len(ranked) + 34, "Choosing: which protocol fits what matters to you?")
+        for number, line in enumerate(lines):
+            chart.write(MARGIN, 56 + 17 * number, line, color=SOFT)
+        keys(chart, 104, [(CRITERIA[name].title, SHADES[name], "") for name in wanted])
+        chart.write(MARGIN, chart.height - 18, note, color=SOFT, fontsize=8)
+        axes = chart.panel(LEFT, 136, BAR, ROW * len(ranked))
+        axes.set(xlim=(0, 100), ylim=(ROW * len(ranked), 0), yticks=())
+        axes.set_axis_off()
+        told = []
+        for number, (protocol, parts) in enumerate(ranked.iterrows()):
+            y, at, words = ROW * number + ROW / 2, 0.0, []
+            chart.write(MARGIN, 136 + y, find(str(protocol)).title, color=ink(LOOKS[str(protocol)]), fontweight="bold")
+            for name in wanted:
+                figure = _figure(measured[name].to_dict()[protocol], name)
+                axes.barh(y, parts[name], ROW - 14, at, color=SHADES[name], ec="white", lw=1.5)
+                if parts[name] * BAR / 100 > 6.5 * len(figure):
+                    axes.text(at + parts[name] / 2, y, figure, ha="center", va="center_baseline", fontsize=8, color=INK)
+                words.append(f"{name} {figure}")
+                at += parts[name]
+            axes.plot([at + 3, 100], [y, y], color=RULE, lw=0.6, zorder=0)
+            axes.text(at + 0.8, y, f"{parts['score']:.0f}", va="center_baseline", fontweight="bold", color=INK)
+            told.append(f"{find(str(protocol)).title} {parts['score']:.0f} ({', '.join(words)})")
+    chart.alt = f"{chart.title} {'. '.join(lines)}. Scores from 0 to 100, higher is better: {'; '.join(told)}."
+    return chart
+
+
+def _figure(value: float, name: str) -> str:
+    if math.isnan(value):
+        return "not measured"
+    digits = 0 if value >= 10 or value == round(value) else 1 if value >= 1 else 2
+    return f"{value:,.{digits}f} {CRITERIA[name].unit}"
