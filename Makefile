@@ -6,7 +6,7 @@ BIN := .venv/bin
 RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
 TEST_WORKERS ?= 2
 
-.PHONY: compare test check lab notebooks bench soak
+.PHONY: compare test check lab notebooks slides bench soak
 
 compare: .venv/ready
 	$(BIN)/labkit compare --out $(RUN) $(ARGS)
@@ -29,6 +29,11 @@ notebooks: .venv/ready
 	# A progress bar is for the one who waits; without its kernel it would show 0 % forever.
 	$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace \
 		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags progress notebooks/*.ipynb
+
+# One page per notebook that needs no network; arrow keys and the space bar turn its slides.
+slides: .venv/ready
+	$(BIN)/jupyter nbconvert --log-level ERROR --to html --template slides \
+		--TemplateExporter.extra_template_basedirs=notebooks --output-dir slides notebooks/*.ipynb
 
 bench: .venv/ready
 	$(BIN)/python bench/floor.py
