@@ -55,13 +55,13 @@ NOTE = "TCP stream bytes at the link. The warm-up events between the two phases 
 WIDTH, SHOWN = 70, 280
 """Characters of a part in a terminal's line, and characters of an event that are shown."""
 
-PAGE = (
-    "font:13px/1.45 system-ui,sans-serif;color:#1b1f24;background:#fff;padding:12px;max-width:1150px;"
-    "print-color-adjust:exact;-webkit-print-color-adjust:exact"
-)
+INK, RULE = "color:#1b1f24;background:#fff", "padding-top:8px;border-top:1px solid #d8dee4"
+PAGE = f"font:13px/1.45 system-ui,sans-serif;{INK};padding:12px;max-width:1150px;print-color-adjust:exact"
 TABLE = "border-collapse:collapse;width:100%;margin:4px 0 12px;table-layout:fixed;border:0;font-size:13px"
-CELL = "padding:2px 8px;text-align:left;vertical-align:top;background:#fff;color:#1b1f24;border:0;white-space:normal"
-CODE = "font:12px/1.5 ui-monospace,monospace;word-break:break-all;padding:1px 3px;color:#1b1f24"
+CELL = f"padding:2px 8px;text-align:left;vertical-align:top;{INK};border:0;white-space:normal"
+CODE = "font:12px/1.5 ui-monospace,monospace;word-break:break-all;white-space:pre-wrap;padding:1px 3px;color:#1b1f24"
+RIGHT = "text-align:right"
+COLUMNS = [("Bytes", f"width:44px;{RIGHT}"), ("Part", "width:112px"), ("On the wire", ""), ("Note", "width:26%")]
 
 
 class Piece(NamedTuple):
@@ -150,28 +150,25 @@ class Anatomy:
 
     def total(self, phase: str, direction: str) -> int:
         """Bytes of the parts. phase: "setup" or "event"; direction: "up" or "down" (producer to consumer)."""
-        _known(phase, direction)
-        return sum(len(p.raw) for p in self._pieces if (p.phase, p.direction) == (phase, direction))
+        return sum(len(p.raw) for p in self._pieces if (p.phase, p.direction) == _known(phase, direction))
 
     def counted(self, phase: str, direction: str) -> int:
         """Bytes that the link's ledger counted, likewise."""
-        _known(phase, direction)
-        return self._counted[phase, direction]
+        return self._counted[_known(phase, direction)]
 
     def _turns(self, phase: str) -> Iterator[tuple[str, list[Piece]]]:
         """Who speaks, and the pieces until somebody else does."""
         mine = [piece for piece in self._pieces if piece.phase == phase]
         for (connection, direction), turn in groupby(mine, lambda piece: (piece.connection, piece.direction)):
             pieces = list(turn)
-            size, arrow = sum(len(piece.raw) for piece in pieces), "→" if direction == "down" else "←"
-            who = f"{arrow} {DIRECTIONS[direction]}, connection {connection}"
-            yield f"{who}: {size:,} bytes, at {pieces[0].ms:.1f} ms", pieces
+            who = f"{'->' if direction == 'down' else '<-'} {DIRECTIONS[direction]}, connection {connection}"
+            yield f"{who}: {sum(len(p.raw) for p in pieces):,} bytes, at {pieces[0].ms:.1f} ms", pieces
 
-    def _sums(self, phase: str) -> str:
-        return "; ".join(
+    def _sums(self, phase: str) -> list[str]:
+        return [
             f"{words}: {self.total(phase, name):,} bytes in parts, {self.counted(phase, name):,} counted by the link"
             for name, words in DIRECTIONS.items()
-        )
+        ]
 
     def _kinds(self) -> list[tuple[str, list[int]]]:
         """The kinds there are, in the table's order, and their bytes: for each phase, up and down."""
@@ -184,16 +181,17 @@ class Anatomy:
         """For a terminal; with ANSI colours if asked for."""
         lines = [self.title, self.note]
         for name, phase in PHASES.items():
-            lines += ["", phase.title.upper(), self._sums(name)]
+            lines += ["", phase.title.upper(), *self._sums(name)]
             for who, pieces in self._turns(name):
-                lines += ["", who]
-                for piece in pieces:
-                    lines += _lines(piece, colour)
-        lines += ["", f"{'BYTES BY KIND':18}" + "".join(f"{p} {d}".rjust(12) for p in PHASES for d in DIRECTIONS)]
+                lines += ["", who, *(line for piece in pieces for line in _lines(piece, colour))]
+        lines += [
+            "",
+            "BYTES BY KIND     " + "".join(f"{phase} {direction:6}".rjust(14) for phase, direction in self._counted),
+        ]
         for kind, row in self._kinds():
             label = f"{KINDS[kind].label:18}"
-            lines.append((_painted(label, kind) if colour else label) + "".join(f"{size:12,}" for size in row))
-        return "\n".join(lines)
+            lines.append((_painted(label, kind) if colour else label) + "".join(f"{size:12,}  " for size in row))
+        return "\n".join(line.rstrip() for line in lines)
 
     def __str__(self) -> str:
         return self.text()
@@ -201,35 +199,31 @@ class Anatomy:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        body = [f'<h4 style="margin:0;color:#1b1f24">{html.escape(self.title)}</h4><div>{html.escape(self.note)}</div>']
+        body = [f'<h4 style="margin:0;font-weight:bold;{INK}">{self.title}</h4><div>{self.note}</div>']
         for name, phase in PHASES.items():
-            rows = "".join(_turn(who, pieces) for who, pieces in self._turns(name))
-            head = "".join(
-                f'<th scope="col" style="{CELL};width:{width}">{words}</th>'
-                for words, width in (("Bytes", "44px"), ("Part", "112px"), ("On the wire", "auto"), ("Note", "26%"))
-            )
-            body.append(
-                f'<details open><summary style="margin-top:10px"><b>{phase.title}</b> ({self._sums(name)})</summary>'
-                f'<table style="{TABLE}"><thead><tr>{head}</tr></thead>{rows}</table></details>'
-            )
-        return f'<div style="{PAGE}">{"".join(body)}{self._legend()}</div>'
-
-    def _legend(self) -> str:
-        columns = ["Kind", *(f"{p.title}, {w}" for p in PHASES.values() for w in DIRECTIONS.values()), "Source"]
-        head = "".join(f'<th scope="col" style="{CELL}">{column}</th>' for column in columns)
-        rows = "".join(
-            f'<tr><th scope="row" style="{CELL}">{_span(KINDS[kind].label, kind)}</th>'
-            + "".join(f'<td style="{CELL};text-align:right">{size:,}</td>' for size in row)
-            + f'<td style="{CELL}">{KINDS[kind].source}</td></tr>'
-            for kind, row in self._kinds()
-        )
-        return f'<b>Legend, with bytes by kind</b><table style="{TABLE}"><tr>{head}</tr>{rows}</table>'
+            rows = [_cells(COLUMNS, "th")]
+            for who, pieces in self._turns(name):
+                rows += [
+                    f'<tr><th colspan="4" scope="colgroup" style="{CELL};{RULE}">{html.escape(who)}</th></tr>',
+                    *map(_row, pieces),
+                ]
+            summary = f'<summary style="margin-top:10px"><b>{phase.title}</b> ({"; ".join(self._sums(name))})</summary>'
+            body.append(f"<details open>{summary}{_table(rows) if len(rows) > 1 else ''}</details>")
+        columns = [
+            (f"{PHASES[p].title.partition(',')[0]}, {DIRECTIONS[d]}", f"width:12%;{RIGHT}") for p, d in self._counted
+        ]
+        rows = [_cells([("Kind", "width:16%"), *columns, ("Source", "")], "th")]
+        for kind, sizes in self._kinds():
+            numbers = [(f"{size:,}", RIGHT) for size in sizes]
+            rows.append(_cells([(_span(KINDS[kind].label, kind), ""), *numbers, (KINDS[kind].source, "")]))
+        return f'<div style="{PAGE}">{"".join(body)}<b>Legend, with bytes by kind</b>{_table(rows)}</div>'
 
 
-def _known(phase: str, direction: str) -> None:
+def _known(phase: str, direction: str) -> tuple[str, str]:
     for name, table in ((phase, PHASES), (direction, DIRECTIONS)):
         if name not in table:
             raise UsageError(f"There is no {name!r} here; choose from {', '.join(table)}.")
+    return phase, direction
 
 
 def _shown(piece: Piece) -> str:
@@ -268,19 +262,21 @@ def _span(text: str, kind: str, title: str = "") -> str:
     return f'<span title="{html.escape(title)}" style="{CODE};{colours}">{html.escape(text)}</span>'
 
 
-def _turn(who: str, pieces: list[Piece]) -> str:
-    style = f"{CELL};padding-top:8px;border-top:1px solid #d8dee4"
-    head = f'<tr><th colspan="4" scope="rowgroup" style="{style}">{who}</th></tr>'
-    rows = []
-    for piece in pieces:
-        kind, size = KINDS[piece.kind], f"{len(piece.raw):,}"
-        title = f"{kind.label}, {size} bytes ({kind.source})"
-        rows.append(
-            f'<tr><td style="{CELL};text-align:right">{size}</td><td style="{CELL}">{kind.label}</td>'
-            f'<td style="{CELL}">{_span(_shown(piece), piece.kind, title)}</td>'
-            f'<td style="{CELL}">{html.escape(piece.note)}</td></tr>'
-        )
-    return f"<tbody>{head}{''.join(rows)}</tbody>"
+def _table(rows: list[str]) -> str:
+    return f'<table style="{TABLE}">{"".join(rows)}</table>'
+
+
+def _cells(cells: list[tuple[str, str]], tag: str = "td") -> str:
+    """A row of cells, each its content and its own style."""
+    scope = ' scope="col"' if tag == "th" else ""
+    row = "".join(f'<{tag}{scope} style="{CELL};{style}">{words}</{tag}>' for words, style in cells)
+    return f"<tr>{row}</tr>"
+
+
+def _row(piece: Piece) -> str:
+    kind, size = KINDS[piece.kind], f"{len(piece.raw):,}"
+    span = _span(_shown(piece), piece.kind, f"{kind.label}, {size} bytes ({kind.source})")
+    return _cells([(size, RIGHT), (kind.label, ""), (span, ""), (html.escape(piece.note), "")])
 
 
 def anatomy(protocol: str, guarantee: str = "at-most-once", size: int = 256) -> Anatomy:

@@ -52,7 +52,6 @@ class Part(NamedTuple):
 
 
 HEADERS = {
-    b"host": "whom it is for: one address can serve many names",
     b"upgrade": "asks to leave HTTP, or agrees to",
     b"sec-websocket-key": "a nonce, which the answer has to show that it has read",
     b"sec-websocket-accept": "SHA-1 of the key and a fixed text: a WebSocket server answers",
@@ -70,27 +69,27 @@ HEADERS = {
 }
 STATUSES = {101: "leaves HTTP: frames follow", 204: "no body", 304: "no body: nothing new"}
 FIELDS = {
-    b"": "a comment: a sign of life",
     b"id": "the cursor with which to come back",
     b"retry": "milliseconds to wait before reconnecting",
-    b"event": "the event's type",
     b"data": "what the application gets",
+    b"event": "the event's type",
+    b"": "a comment: a sign of life",
 }
 OPCODES = {0: "continuation", 1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
 EXTENDED = {126: 2, 127: 8}
 VERBS = {
     b"INFO": "the broker introduces itself",
     b"CONNECT": "the client introduces itself",
-    b"SUB": "subject, and the subscription's number",
+    b"SUB": "subject, the subscription's number",
     b"UNSUB": "the subscription's number",
-    b"PUB": "subject, where to answer, bytes that follow",
-    b"HPUB": "subject, where to answer, bytes of headers, bytes in all",
-    b"MSG": "subject, the subscription's number, where to answer, bytes that follow",
-    b"HMSG": "subject, the subscription's number, where to answer, bytes of headers, bytes in all",
     b"PING": "are you there?",
     b"PONG": "yes",
     b"+OK": "accepted",
     b"-ERR": "refused",
+    b"PUB": "subject, where to answer, bytes that follow",
+    b"HPUB": "subject, where to answer, bytes of headers, bytes in all",
+    b"MSG": "subject, the subscription's number, where to answer, bytes that follow",
+    b"HMSG": "subject, the subscription's number, where to answer, bytes of headers, bytes in all",
 }
 ACK = b"$JS.ACK."
 SIZES = {b"PUB": 1, b"MSG": 1, b"HPUB": 2, b"HMSG": 2}
@@ -134,10 +133,6 @@ class _Cursor:
         self.take(2 * found, kind, note)
         return found
 
-    def unknown(self) -> None:
-        """The line that begins here has no name."""
-        self.take(len(self.line()), "other")
-
     def payload(self, size: int, note: str = "") -> None:
         """The next bytes are content: events, and what stands around them."""
         content = self.peek(size)
@@ -176,12 +171,12 @@ def _message(cursor: _Cursor) -> bool:
     line = cursor.line()
     status = _STATUS.fullmatch(line)
     if not status and not _REQUEST.fullmatch(line):
-        cursor.unknown()
+        cursor.take(len(line), "other")
         return False
     code = int(status[1]) if status else 0
     cursor.take(len(line), "status" if status else "request", STATUSES.get(code, ""))
     headers = _headers(cursor)
-    if code == 101 or code in (204, 304):
+    if code in STATUSES:
         return code == 101
     if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
         _chunks(cursor, headers.get(b"content-type", b"").startswith(b"text/event-stream"))
@@ -252,10 +247,8 @@ def _frame(cursor: _Cursor) -> None:
         plain = bytes(byte ^ key for byte, key in zip(cursor.peek(size), cycle(mask), strict=False))
         kind = "event" if sequence_of(plain) >= 0 else "payload"
         cursor.take(size, kind, f"masked {what}; it reads {plain[:60].decode('latin-1')!r}{'...' * (len(plain) > 60)}")
-    elif opcode < 8:
-        cursor.payload(size, what)
     else:
-        cursor.take(size, "payload", what)
+        cursor.payload(size, what)
 
 
 def _nats(cursor: _Cursor) -> None:
@@ -264,7 +257,7 @@ def _nats(cursor: _Cursor) -> None:
         line = cursor.line()
         verb, *arguments = line.split() or [b""]
         if verb not in VERBS or not line.endswith(b"\r\n"):
-            cursor.unknown()
+            cursor.take(len(line), "other")
         elif verb in (b"INFO", b"CONNECT", b"-ERR"):
             cursor.take(len(verb), "verb", VERBS[verb])
             cursor.payload(len(line) - len(verb) - 2)
@@ -284,13 +277,13 @@ def _content(cursor: _Cursor, sizes: list[bytes]) -> None:
     of_headers = min(int(sizes[0]), total) if len(sizes) == 2 else 0
     for line in BytesIO(cursor.peek(of_headers)):
         name = line.partition(b":")[0].lower()
-        cursor.take(len(line), "header" if line.strip() else "blank", HEADERS.get(name, ""))
+        is_blank = not line.strip()
+        cursor.take(len(line), "blank" if is_blank else "header", HEADERS.get(name, "the headers end" * is_blank))
     cursor.payload(total - of_headers)
     cursor.end("blank", "the message ends")
 
 
 WIRES: dict[str, Callable[[_Cursor], None]] = {"http": _http, "nats": _nats}
-"""What a connection can begin with."""
 
 
 def parts(stream: bytes, wire: str) -> list[Part]:

@@ -1,15 +1,18 @@
 """Anatomy: the parts of a real exchange add up to what the link counted, and the event is one of them."""
 
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import product
 
 import numpy as np
+import psutil
 import pytest
 
-from labkit.dissect import DIRECTIONS, PHASES, Anatomy, anatomy, cut
+from labkit.dissect import DIRECTIONS, PHASES, Anatomy, _row, _tint, anatomy, cut
 from labkit.dissect import count as link_count
 from labkit.errors import UsageError
 from labkit.ledger import Kind
@@ -87,6 +90,7 @@ def test_in_a_terminal_every_part_is_a_line_with_its_bytes_and_colour_comes_when
     plain, coloured = str(sse), sse.text(colour=True)
     counts = [int(found.replace(",", "")) for found in re.findall(r"^ {0,6}([\d,]+)  \w", plain, re.M)]
     assert counts == sse.parts["bytes"].tolist()
+    assert plain.isascii()
     assert "\x1b" not in plain
     assert re.sub(r"\x1b\[[\d;]*m", "", coloured) == plain
     assert f"{sse.counted('event', 'down')} counted by the link" in plain
@@ -137,8 +141,6 @@ def test_the_page_is_complete_in_itself_and_says_in_words_what_it_says_in_colour
 
 
 def test_dark_text_on_every_kinds_colour_is_easy_to_read() -> None:
-    from labkit.dissect import _tint
-
     def luminance(colour: list[int]) -> float:
         parts = [value / 255 for value in colour]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -149,14 +151,11 @@ def test_dark_text_on_every_kinds_colour_is_easy_to_read() -> None:
         assert (luminance(_tint(kind)) + 0.05) / (ink + 0.05) >= 4.5
 
 
-def test_what_is_in_a_stream_is_no_part_of_the_page() -> None:
-    found = cut(
-        crossed([(1, Kind.UP, 310, b"GET /<b>&amp; HTTP/1.1\r\n")]), b"GET /<b>&amp; HTTP/1.1\r\n", MARKS, "http"
-    )
-    from labkit.dissect import _turn
-
-    assert "<b>" not in _turn("who", found)
-    assert "GET /&lt;b&gt;&amp;amp; HTTP/1.1" in _turn("who", found)
+def test_what_is_in_a_stream_is_no_part_of_the_pages_own_language() -> None:
+    asks = b"GET /<b>&amp; HTTP/1.1\r\n"
+    (piece,) = cut(crossed([(1, Kind.UP, 310, asks)]), asks, MARKS, "http")
+    assert "<b>" not in _row(piece)
+    assert "GET /&lt;b&gt;&amp;amp; HTTP/1.1" in _row(piece)
 
 
 def crossed(chunks: list[tuple[int, Kind, int, bytes]]) -> np.ndarray:
@@ -224,6 +223,19 @@ def test_a_phase_or_direction_that_does_not_exist_is_named(sse: Anatomy) -> None
         sse.total("idle", "up")
     with pytest.raises(UsageError, match=r"There is no 'left' here; choose from up, down\."):
         sse.counted("event", "left")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT can be sent to a single process there")
+def test_ctrl_c_ends_it_and_all_that_it_started(until: Callable[..., None]) -> None:
+    command = [sys.executable, "-m", "labkit", "anatomy", "pubsub", "--guarantee", "durable"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        me = psutil.Process(process.pid)
+        until(lambda: any("nats" in child.name() for child in me.children(recursive=True)))
+        started = me.children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, "\nlabkit: stopped.\n")
+    assert psutil.wait_procs(started, timeout=10)[1] == []
 
 
 def test_the_command_prints_plain_text_where_nobody_looks() -> None:
