@@ -110,11 +110,11 @@ def allow_files() -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    while soft != resource.RLIM_INFINITY and soft < wanted:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (ValueError, OSError):
-            pass  # some kernels cap it below the hard limit: too few files show where a subscriber cannot connect
+            wanted //= 2  # macOS has a hard limit of none, and yet refuses what is above the kernel's own
 
 
 def run(main: Any) -> None:

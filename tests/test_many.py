@@ -7,7 +7,7 @@ import psutil
 import pytest
 from trials import Lab
 
-from labkit.node import FILES
+from labkit.node import FILES, allow_files
 from labkit.trial import Guarantee, Measure, Trial
 from labkit.workload import Workload
 
@@ -39,6 +39,20 @@ def test_a_node_allows_itself_more_open_files_than_its_shell(node, few_files):
     child.ask("status")
     expected = FILES if few_files == resource.RLIM_INFINITY else min(few_files, FILES)
     assert psutil.Process(child.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (max(FEW, expected), few_files)
+
+
+def test_a_kernel_that_caps_it_lower_is_asked_for_less(monkeypatch):
+    asked = []
+
+    def setrlimit(_, limits):
+        asked.append(limits[0])
+        if limits[0] > 10_240:
+            raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    allow_files()
+    assert asked == [FILES, FILES // 2, FILES // 4, FILES // 8]
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "sse"])
