@@ -31,8 +31,8 @@ from labkit.workload import Workload
 if TYPE_CHECKING:
     import pandas as pd
 
-TIMINGS = Timings(poll=0.1)
-"""A poll comes often enough for one that finds nothing to be seen."""
+TIMINGS = Timings(poll=0.06)
+"""Polls that find nothing new come within the time for which a trial waits after the last arrival, and are seen."""
 
 
 class Phase(NamedTuple):
