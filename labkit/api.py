@@ -67,7 +67,7 @@ def sweep(
     workload: Workload | None = None,
     *,
     protocols: str | Iterable[str] | None = None,
-    guarantees: str | Iterable[str] = Guarantee.AT_MOST_ONCE,
+    guarantees: str | Iterable[str] | None = None,
     repeat: int = 1,
     timings: Timings | None = None,
     out: Path | str | None = None,
@@ -77,9 +77,13 @@ def sweep(
 
     over: rate, subscribers, size or topics of the workload, or the interval at which a polling consumer asks, in
     seconds. With rate and topics the parties are connected directly; with the others their bytes are counted at the
-    link. protocols: all, or for the interval the two that poll. Errors, Ctrl-C and `out` as with `compare`.
+    link. protocols: all, or for the interval the two that poll. guarantees: at-most-once when left out; for the
+    interval at-least-once, where asking seldom costs time but no events: at-most-once polling takes the latest alone.
+    Errors, Ctrl-C and `out` as with `compare`.
     """
     wanted = protocols or (("polling", "longpolling") if over == "interval" else tuple(PROTOCOLS))
+    if guarantees is None:
+        guarantees = Guarantee.AT_LEAST_ONCE if over == "interval" else Guarantee.AT_MOST_ONCE
     plan = Plan(
         workload=workload or Workload(duration=1.0),
         protocols=(wanted,) if isinstance(wanted, str) else tuple(wanted),

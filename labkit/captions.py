@@ -1,7 +1,7 @@
 """Captions: what a chart says of its setting and its figures, in words."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,29 +13,46 @@ RETRYING = ("webhook", "resthooks")
 
 
 def setting(trials: Sequence[Trial]) -> list[str]:
-    """What was offered; over which way, with which timings, how often; through which outage. One run, one setting."""
+    """What was offered; over which way, with which timings, how often; through which outage. One run, one setting.
+
+    A sweep's parameter is given as the range of its values.
+    """
     first, load, waits = trials[0], trials[0].workload, trials[0].timings
+    loads = [trial.workload for trial in trials]
     said = {
         f"All traffic through the link{_link(first.conditions)}": first.linked,
         "Producer and consumer connected directly": not first.linked,
         f"heartbeat {waits.heartbeat:g} s": any(trial.recovers for trial in trials),
-        f"poll every {waits.poll:g} s": any(trial.protocol == "polling" for trial in trials),
+        f"poll every {_range(trial.timings.poll for trial in trials)} s": any(
+            trial.protocol == "polling" for trial in trials
+        ),
         f"long poll held {waits.hold:g} s": any(trial.protocol == "longpolling" for trial in trials),
     }
     recovering = [trial for trial in trials if trial.recovers and trial.protocol in RETRYING]
     said[_retries(waits)] = bool(recovering) and waits.attempts > 1
     way = ", ".join(words for words, true in said.items() if true)
     if (repeats := max(trial.repeat for trial in trials)) > 1:
-        way += f"; {repeats} repeats, pooled" + (
-            " (thin lines: each alone)" if first.measure is Measure.LATENCY else ""
-        )
-    to = f"to {load.subscribers:,} subscriber{'s' if load.subscribers > 1 else ''}"
-    size = f"{load.size:,} bytes" + ("" if load.sizes == "fixed" else f" (median, {load.sizes})")
-    what = f"{load.rate:,g} events/s of {size}" + (f" on {load.topics:,} topics" if load.topics > 1 else "")
+        alone = first.measure is Measure.LATENCY and len(set(loads)) == 1
+        way += f"; {repeats} repeats, pooled" + (" (thin lines: each alone)" if alone else "")
+    many = max(each.subscribers for each in loads) > 1
+    hosts = f"{_range(each.subscribers for each in loads)} subscriber{'s' if many else ''}"
+    to = f"from {hosts}, each answered alone" if first.duplex else f"to {hosts}"
+    size = f"{_range(each.size for each in loads)} bytes" + (
+        "" if load.sizes == "fixed" else f" (median, {load.sizes})"
+    )
+    what = f"{_range(each.rate for each in loads)} {'requests' if first.duplex else 'events'}/s of {size}"
+    if max(each.topics for each in loads) > 1 and not first.duplex:
+        what += f" on {_range(each.topics for each in loads)} topics"
     offered = f"{what} for {load.duration:g} s {to}, {load.arrival} arrivals, seed {load.seed}"
     if load.trace:
         offered = f"Trace {Path(load.trace).name} at {load.speed:g} times its own speed, {to}"
     return [offered, way, *_outages(trials)]
+
+
+def _range(values: Iterable[float]) -> str:
+    """One value, or the first and the last of several."""
+    low, *others = sorted(set(values))
+    return f"{low:,.10g}" + (f" to {others[-1]:,.10g}" if others else "")
 
 
 def _link(conditions: Conditions) -> str:

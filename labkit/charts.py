@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from labkit.captions import byte_count
+from labkit.dialogue import duplex as duplex
 from labkit.figures import ENOUGH, METRICS, percentile
 from labkit.looks import MARGIN, PALE, SOFT, WIDTH, Chart
 from labkit.losses import loss as loss
@@ -23,7 +24,8 @@ from labkit.losses import matrix as matrix
 from labkit.losses import timeline as timeline
 from labkit.ranking import ranking as ranking
 from labkit.results import Run
-from labkit.sheet import Group, Groups, draw, heading, outage_of
+from labkit.sheet import Group, Groups, dodge, draw, heading, outage_of
+from labkit.sweeps import sweep as sweep
 from labkit.trial import Measure
 
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
@@ -49,7 +51,8 @@ def bandwidth(run: Run) -> Chart:
 def save(run: Run, out: Path) -> list[Path]:
     """Writes out/{latency,bandwidth,loss}.{png,svg}, and matrix and timeline where something broke; returns paths.
 
-    The time line is that of the first kind of outage; every other kind has one called timeline-KIND.
+    The time line is that of the first kind of outage; every other kind has one called timeline-KIND. A run with
+    requests has duplex besides; a sweep has sweep alone.
     """
     out.mkdir(parents=True, exist_ok=True)
     files: dict[Path, bytes] = {}
@@ -57,6 +60,8 @@ def save(run: Run, out: Path) -> list[Path]:
     drawings |= {"matrix": matrix, "timeline": timeline} if run.of(Measure.LOSS) else {}
     kinds = dict.fromkeys(outage_of(recording.trial) for recording in run.of(Measure.LOSS))
     drawings |= {f"timeline-{kind}": partial(timeline, outage=kind) for kind in list(kinds)[1:]}
+    drawings |= {"duplex": duplex} if run.of(Measure.DUPLEX) else {}
+    drawings = {"sweep": sweep} if run.swept else drawings
     for name, drawing in tqdm(drawings.items(), desc="charts", unit="chart", leave=False):
         chart = drawing(run)
         files |= {out / f"{name}.png": chart.png(), out / f"{name}.svg": chart.svg()}
@@ -109,7 +114,7 @@ def _curves(chart: Chart, axes: Axes, members: list[Group]) -> list[str]:
         across, up = axes.transAxes.inverted().transform(axes.transData.transform((x[-1], y[-1])))
         ends[-1] = (float(across), float(up))
     heights = [25.0 + 13 * len(block) for block in blocks]
-    centres = _dodge([end[1] * box.height for end in ends], heights, -20, box.height + 20)
+    centres = dodge([end[1] * box.height for end in ends], heights, -20, box.height + 20)
     for group, block, end, height, centre in zip(members, blocks, ends, heights, centres, strict=True):
         path = ((end[0], 1, 1 + 22 / box.width), (end[1], end[1], centre / box.height))
         if end[0] < 1:
@@ -126,18 +131,6 @@ def _curve(ordered: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     """Nines and milliseconds, up to where too few samples remain."""
     nines = np.linspace(0, math.log10(max(len(ordered), ENOUGH) / ENOUGH), 200)
     return nines, np.maximum(np.quantile(ordered, 1 - 10**-nines), 1e-3) if len(ordered) else nines * np.nan
-
-
-def _dodge(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
-    """Centres nearest to those wanted (least squares, by isotonic regression), none overlapping, within the limits."""
-    order = np.argsort(wanted, kind="stable")
-    tall, n = np.array(heights)[order], len(order)
-    stacked = np.cumsum(tall) - tall / 2
-    free = np.array(wanted)[order] - stacked
-    fit = [max(min(free[i : k + 1].mean() for k in range(j, n)) for i in range(j + 1)) for j in range(n)]
-    centres = np.empty(n)
-    centres[order] = np.clip(fit, low, max(high - tall.sum(), low)) + stacked
-    return [float(centre) for centre in centres]
 
 
 def _figures(ordered: NDArray[np.float64]) -> str:

@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--over", required=True, metavar="WHAT", help=", ".join(SWEPT))
     sweep.add_argument("--values", required=True, metavar="A,B,C", help="in turn; intervals in seconds")
     sweep.add_argument("--protocol", nargs="+", action="extend", metavar="P", help="all by default")
-    sweep.add_argument("--guarantee", nargs="+", action="extend", metavar="G", help="(at-most-once)")
+    sweep.add_argument(
+        "--guarantee", nargs="+", action="extend", metavar="G", help="(at-most-once; for the interval at-least-once)"
+    )
     for name in ("rate", "duration"):
         sweep.add_argument(f"--{name}", type=float, help="as for compare")
     for name in ("size", "subscribers", "topics", "seed"):
@@ -183,7 +185,7 @@ def _sweep(options: argparse.Namespace, argv: list[str]) -> int:
             values,
             Workload(**{"duration": 1.0, **given}),
             protocols=dict.fromkeys(options.protocol) if options.protocol else None,
-            guarantees=dict.fromkeys(options.guarantee or [Guarantee.AT_MOST_ONCE]),
+            guarantees=dict.fromkeys(options.guarantee) if options.guarantee else None,
             repeat=options.repeat,
             out=out,
             argv=argv,

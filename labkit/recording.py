@@ -16,7 +16,7 @@ from labkit.ledger import Kind, read
 from labkit.outage import Strikes
 from labkit.protocols import find
 from labkit.trial import Measure, Trial
-from labkit.workload import digest
+from labkit.workload import Workload, digest
 
 PHASES = ("setup", "warmup", "load", "settle", "settled", "stop")
 """Every trial has these; a bandwidth trial has `idle` between the last two."""
@@ -76,7 +76,7 @@ class Recording:
         return int(self.within(self.link, kind, since, until)["value"].sum())
 
 
-def load(run: Path, folder: Path, offers: dict[str, Offer]) -> Recording:
+def load(run: Path, folder: Path, offers: dict[tuple[str, Workload], Offer]) -> Recording:
     """The recording in a trial's folder; UsageError when it is damaged. `offers` keeps what trials have in common."""
     try:
         trial = Trial.from_json(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
@@ -88,9 +88,9 @@ def load(run: Path, folder: Path, offers: dict[str, Offer]) -> Recording:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"The trial {folder.name} is damaged ({reason}); restore it, or run it again.") from None
-    if offered not in offers:
-        offers[offered] = _offer(trial.under(run), offered)
-    offer = replace(offers[offered], due_ns=offers[offered].due_ns + phases["load"])
+    if (key := (offered, trial.workload)) not in offers:
+        offers[key] = _offer(trial.under(run), offered)
+    offer = replace(offers[key], due_ns=offers[key].due_ns + phases["load"])
     consumers = ("consumer", "spared") if trial.struck < trial.workload.subscribers else ("consumer",)
     producer = _records(folder, trial, phases["stop"], "producer")
     consumer = _records(folder, trial, phases["stop"], *consumers)

@@ -15,6 +15,7 @@ from labkit.outage import OUTAGES
 from labkit.protocols import PROTOCOLS
 from labkit.recording import Recording, load
 from labkit.trial import COMPARED, SCHEMA, Guarantee, Measure
+from labkit.workload import Workload
 
 FOLDED = (
     *("trial", "subscribers", "saturated", "outage"),
@@ -47,7 +48,7 @@ class Run:
             kind = kinds.index(trial.outage.kind) if trial.outage else -1
             return kind, protocols.index(trial.protocol), guarantees.index(trial.guarantee), *swept, trial.repeat
 
-        offers: dict[str, Offer] = {}
+        offers: dict[tuple[str, Workload], Offer] = {}
         loaded = [load(self.folder, path, offers) for path in sorted(folders) if path.name in wanted]
         return sorted(loaded, key=place)
 
@@ -92,7 +93,10 @@ class Run:
             keys = {"protocol": trial.protocol, "guarantee": str(trial.guarantee), "trial": trial.repeat}
             rows.append({**keys, **ROWS[measure](recording)})
         frame = pd.DataFrame(rows, columns=COLUMNS[measure].split())
-        return frame.astype({name: float for name in METRICS if name.endswith("_ms") and name in frame})
+        partly = [
+            name for name in METRICS if name in frame and ("_per_" in name or name.endswith(("_ms", "connections")))
+        ]
+        return frame.astype(dict.fromkeys(partly, float))
 
     def save(self) -> None:
         """Writes latency.csv, bandwidth.csv and loss.csv; those of other measures where there are any; or sweep.csv."""

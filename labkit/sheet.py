@@ -1,7 +1,7 @@
 """What every chart shares: the groups of trials behind it, a title, the setting below it, keys, and notes."""
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,9 +71,10 @@ class Group:
     def cautions(self) -> list[str]:
         """What a reader has to know before trusting its figures."""
         arrived, owed = self.count(Fate.ON_TIME, Fate.LATE), self.count(*Fate)
+        came = "answered" if self.trial.duplex else "arrived"
         saturated = "saturated" in self.rows and self.rows["saturated"].any()
         found = {
-            f"only {percent(arrived, owed)} arrived": 0 < arrived < owed,
+            f"only {percent(arrived, owed)} {came}": 0 < arrived < owed,
             "inconclusive": self.verdict == "inconclusive",
             "⚠ generator saturated": saturated,
         }
@@ -105,9 +106,13 @@ def draw(
     height: Height,
     body: Body,
     only: Callable[[Trial], bool] = lambda trial: True,
+    frame: pd.DataFrame | None = None,
 ) -> Chart:
-    """Title, setting, body and notes; where no trial finished, one sentence that says so."""
-    frame: pd.DataFrame = getattr(run, measure)
+    """Title, setting, body and notes; where no trial finished, one sentence that says so.
+
+    `frame` has a row for each recording of the measure; the measure's own by default.
+    """
+    frame = getattr(run, measure) if frame is None else frame
     chosen = [(number, found) for number, found in enumerate(run.of(measure)) if only(found.trial)]
     groups = _grouped(chosen, frame)
     lines = [f"This run has no finished {measure} trial, so there is nothing to draw"]
@@ -168,3 +173,15 @@ def swatch(chart: Chart, x: float, y: float, colour: str, hatch: str = "") -> No
     axes.barh(0, 1, 1, color=colour, hatch=hatch, ec=edge, lw=1 if colour == "white" else 0, clip_on=False)
     axes.set(xlim=(0, 1), ylim=(-0.5, 0.5))
     axes.set_axis_off()
+
+
+def dodge(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
+    """Centres nearest to those wanted (least squares, by isotonic regression), none overlapping, within the limits."""
+    order = np.argsort(wanted, kind="stable")
+    tall, n = np.array(heights)[order], len(order)
+    stacked = np.cumsum(tall) - tall / 2
+    free = np.array(wanted)[order] - stacked
+    fit = [max(min(free[i : k + 1].mean() for k in range(j, n)) for i in range(j + 1)) for j in range(n)]
+    centres = np.empty(n)
+    centres[order] = np.clip(fit, low, max(high - tall.sum(), low)) + stacked
+    return [float(centre) for centre in centres]

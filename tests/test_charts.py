@@ -23,6 +23,7 @@ from labkit.losses import FATES
 from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
+from labkit.sheet import dodge
 from labkit.trial import COMPARED, SCHEMA, Guarantee, Measure, Trial
 from labkit.workload import Workload, digest
 
@@ -286,9 +287,9 @@ def test_a_protocol_looks_like_no_other(full: Run) -> None:
 
 
 def test_labels_move_no_further_than_they_must() -> None:
-    assert charts._dodge([10, 50], [20, 20], 0, 100) == [10, 50]
-    assert charts._dodge([50, 50, 50], [20, 20, 20], 0, 100) == [30, 50, 70]
-    assert charts._dodge([99, 98], [20, 20], 0, 100) == [90, 70]
+    assert dodge([10, 50], [20, 20], 0, 100) == [10, 50]
+    assert dodge([50, 50, 50], [20, 20, 20], 0, 100) == [30, 50, 70]
+    assert dodge([99, 98], [20, 20], 0, 100) == [90, 70]
 
 
 @pytest.mark.parametrize(
