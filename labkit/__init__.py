@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from labkit import charts as charts
     from labkit import choice as choice
     from labkit import clients as clients
+    from labkit import lessons as lessons
     from labkit.api import compare as compare
     from labkit.api import sweep as sweep
     from labkit.dissect import anatomy as anatomy
@@ -41,7 +42,7 @@ _HOMES = {
     "UsageError": "labkit.errors",
     "Workload": "labkit.workload",
 }
-_MODULES = ("charts", "choice", "clients")
+_MODULES = ("charts", "choice", "clients", "lessons")
 __all__ = [*_HOMES, *_MODULES]
 
 

@@ -48,6 +48,7 @@ METRICS = {
     "cpu_us_per_delivery": Metric("CPU per delivery, all processes", "µs", 1, "lower"),
     "connections": Metric("Connections", "connections", 0, "lower"),
     "bytes_per_answer": Metric("Bytes per request and answer", "bytes", 1, "lower"),
+    "lost": Metric("Lost", "deliveries", 0, "lower"),
     "noticed_ms": Metric("Time to notice", "ms", 1, "lower"),
     "noticed_producer_ms": Metric("Time until the producer noticed", "ms", 1, "lower"),
     "noticed_consumer_ms": Metric("Time until the consumer noticed", "ms", 1, "lower"),
