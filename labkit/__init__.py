@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labkit import charts as charts
     from labkit import choice as choice
+    from labkit import claims as claims
     from labkit import clients as clients
     from labkit import lessons as lessons
     from labkit.api import compare as compare
@@ -42,7 +43,7 @@ _HOMES = {
     "UsageError": "labkit.errors",
     "Workload": "labkit.workload",
 }
-_MODULES = ("charts", "choice", "clients", "lessons")
+_MODULES = ("charts", "choice", "claims", "clients", "lessons")
 __all__ = [*_HOMES, *_MODULES]
 
 

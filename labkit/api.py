@@ -1,7 +1,7 @@
 """The one call behind `labkit compare` and the notebooks: run a plan, audit it, draw it."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,22 @@ def compare(
     protocols: str | Iterable[str] = tuple(PROTOCOLS),
     guarantees: str | Iterable[str] | None = None,
     measures: str | Iterable[str] = COMPARED,
-    outage: Outage | str | None = "reset",
+    outage: Outage | str | Sequence[str] | None = "reset",
     conditions: Conditions | None = None,
     repeat: int = 1,
     timings: Timings | None = None,
     out: Path | str | None = None,
     argv: Iterable[str] = (),
+    drawn: bool = True,
 ) -> Run:
     """Drives one workload through protocols and guarantees; returns the run with its frames and charts.
 
     measures: latency, bandwidth and loss, or some of them; cost and duplex besides, or instead.
     guarantees: those out of the box, at-most-once and at-least-once, when left out. outage: an Outage, or a kind, which
-    then begins after a third of the load and lasts a sixth of it; "all" for every kind that a protocol can meet, with
-    all guarantees when none are named; None for no outage trials. conditions: what the link does to traffic while it
-    works; with any, all trials go through it. out: the run folder, new or empty; a temporary one when left out.
+    then begins after a third of the load and lasts a sixth of it, or several; "all" for every kind that a protocol can
+    meet, with all guarantees when none are named; None for no outage trials. conditions: what the link does to traffic
+    while it works; with any, all trials go through it. out: the run folder, new or empty; a temporary one when left
+    out. drawn: with its charts.
     A trial that fails is left out of the frames and named in `run.errors`. Raises UsageError for bad input, before
     anything starts. Ctrl-C ends it cleanly; what is finished is kept and drawn.
     """
@@ -58,7 +60,7 @@ def compare(
         timings=timings or Timings(),
         conditions=conditions or Conditions(),
     )
-    return _carry_out(plan, out, argv, "compare")
+    return _carry_out(plan, out, argv, "compare", drawn)
 
 
 def sweep(
@@ -70,16 +72,18 @@ def sweep(
     guarantees: str | Iterable[str] | None = None,
     repeat: int = 1,
     timings: Timings | None = None,
+    linked: bool = False,
     out: Path | str | None = None,
     argv: Iterable[str] = (),
+    drawn: bool = True,
 ) -> Run:
     """Runs the workload at each value of one parameter; `run.cost` is the frame, `charts.sweep(run)` the picture.
 
     over: rate, subscribers, size or topics of the workload, or the interval at which a polling consumer asks, in
     seconds. With rate and topics the parties are connected directly; with the others their bytes are counted at the
-    link. protocols: all, or for the interval the two that poll. guarantees: at-most-once when left out; for the
-    interval at-least-once, where asking seldom costs time but no events: at-most-once polling takes the latest alone.
-    Errors, Ctrl-C and `out` as with `compare`.
+    link, as they always are when `linked`. protocols: all, or for the interval the two that poll. guarantees:
+    at-most-once when left out; for the interval at-least-once, where asking seldom costs time but no events:
+    at-most-once polling takes the latest alone. Errors, Ctrl-C, `out` and `drawn` as with `compare`.
     """
     wanted = protocols or (("polling", "longpolling") if over == "interval" else tuple(PROTOCOLS))
     if guarantees is None:
@@ -88,35 +92,38 @@ def sweep(
         workload=workload or Workload(duration=1.0),
         protocols=(wanted,) if isinstance(wanted, str) else tuple(wanted),
         guarantees=tuple(map(Guarantee.named, [guarantees] if isinstance(guarantees, str) else guarantees)),
-        measures=(SWEPT.get(over, Measure.COST),),
+        measures=(Measure.COST if linked else SWEPT.get(over, Measure.COST),),
         repeat=repeat,
         timings=timings or Timings(),
         sweep=Sweep(over, tuple(values)),
     )
-    return _carry_out(plan, out, argv, "sweep")
+    return _carry_out(plan, out, argv, "sweep", drawn)
 
 
-def _carry_out(plan: Plan, out: Path | str | None, argv: Iterable[str], what: str) -> Run:
+def _carry_out(plan: Plan, out: Path | str | None, argv: Iterable[str], what: str, drawn: bool) -> Run:
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="labkit-"))
     runner = Runner(plan, folder, list(argv), lambda *_: _advance(progress))
     with tqdm(total=len(runner.trials), unit="trial", desc=what, dynamic_ncols=True) as progress:
         try:
             runner.run()
         except KeyboardInterrupt:
-            _finish(folder)
+            _finish(folder, drawn)
             raise
-    return _finish(folder)
+    return _finish(folder, drawn)
 
 
-def _outages(wanted: Outage | str | None, workload: Workload, protocols: tuple[str, ...]) -> tuple[Outage, ...]:
+def _outages(
+    wanted: Outage | str | Sequence[str] | None, workload: Workload, protocols: tuple[str, ...]
+) -> tuple[Outage, ...]:
     if wanted is None or wanted == NONE:
         return ()
     if isinstance(wanted, Outage):
         return (wanted,)
-    if wanted not in (ALL, *OUTAGES):
-        raise UsageError(f"There is no outage {wanted!r}; choose {', '.join(OUTAGES)}, {ALL}, or {NONE}.")
+    kinds = list(OUTAGES) if wanted == ALL else [wanted] if isinstance(wanted, str) else list(wanted)
+    for kind in kinds:
+        if kind not in OUTAGES:
+            raise UsageError(f"There is no outage {kind!r}; choose {', '.join(OUTAGES)}, {ALL}, or {NONE}.")
     length = workload.length
-    kinds = OUTAGES if wanted == ALL else [wanted]
     outages = [Outage(kind, at=round(length / 3, 6), lasts=round(length / 6, 6)) for kind in kinds]
     if wanted == ALL:
         outages = [outage for outage in outages if any(unmet(name, outage) is None for name in protocols)]
@@ -127,8 +134,9 @@ def _advance(progress: "tqdm[Any]") -> None:
     progress.update()
 
 
-def _finish(folder: Path) -> Run:
+def _finish(folder: Path, drawn: bool) -> Run:
     run = Run(folder)
     run.save()
-    charts.save(run, folder / "charts")
+    if drawn:
+        charts.save(run, folder / "charts")
     return run

@@ -112,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     charts.add_argument("--out", type=Path, help="where to (RUN/charts)")
     charts.set_defaults(run=_charts)
 
+    claims = commands.add_parser("claims", help="what textbooks claim, each with a verdict computed from a run")
+    claims.add_argument("folder", type=Path, nargs="?", metavar="RUN", help="judge this run; a new one when left out")
+    claims.add_argument("--out", type=Path, help="where the new one goes, or went as far as it got (runs/<time>)")
+    claims.add_argument("--quick", action="store_true", help="shorter loads: a look, not a measurement")
+    claims.set_defaults(run=_claims)
+
     trace = commands.add_parser("trace", help="make an event log to replay")
     trace.add_argument("source", choices=["git"], help="one push-like event per commit")
     trace.add_argument("repository", type=Path, metavar="REPO")
@@ -249,6 +255,23 @@ def _charts(options: argparse.Namespace, argv: list[str]) -> int:
     for path in save(Run(options.folder), options.out or options.folder / "charts"):
         print(path)
     return 0
+
+
+def _claims(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.claims import read, run
+
+    if options.folder and (options.out or options.quick):
+        raise UsageError(f"--out and --quick are for a new run; leave them out, or the folder {str(options.folder)!r}.")
+    out = options.out or _new_folder()
+    try:
+        found = read(options.folder) if options.folder else run(out, options.quick)
+    except KeyboardInterrupt:
+        print(f"\nlabkit: stopped; `labkit claims --out {out}` goes on with what is missing.", file=sys.stderr)
+        return 130
+    print(found if options.folder else f"{found}\nRun: {out}")
+    for name, error in found.errors.items():
+        print(f"labkit: {name}: {error}", file=sys.stderr)
+    return 1 if found.errors else 0
 
 
 def _trace(options: argparse.Namespace, argv: list[str]) -> int:

@@ -33,7 +33,7 @@ class Query:
     where: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in (*_names(self.of), *_names(self.against)):
+        for name in (*listed(self.of), *listed(self.against)):
             find(name)
 
     @classmethod
@@ -66,18 +66,19 @@ class Query:
             rows = rows[rows[name].isin(value if isinstance(value, list | tuple) else [value])]
             if rows.empty:
                 raise UsageError(f"This run has {self.frame} only with {name} {there}; {run_it}` with {value}.")
-        for name in sorted({*_names(self.of), *_names(self.against)} - set(rows["protocol"])):
+        for name in sorted({*listed(self.of), *listed(self.against)} - set(rows["protocol"])):
             asked = "".join(f" with {column} {value}" for column, value in self.where.items())
             raise UsageError(f"This run has no {self.frame} trial of {name}{asked}; {run_it} --protocol {name}`.")
         return rows
 
     def _figures(self, rows: pd.DataFrame, of: str | tuple[str, ...], by: str) -> dict[str, float]:
-        rows = rows[rows["protocol"].isin(_names(of))]
+        rows = rows[rows["protocol"].isin(listed(of))]
         groups = rows.groupby(by, sort=False, dropna=False) if by else [("", rows)]
         return {_label(key): _median(each.groupby("protocol")[self.metric].agg(_median)) for key, each in groups}
 
 
-def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
+def listed(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The protocols that `of` or `against` names."""
     return (names,) if isinstance(names, str) else names
 
 

@@ -1,0 +1,236 @@
+"""The claims of the textbooks and the experiments that decide them: read, carried out, judged, shown.
+
+Both are data, `data/claims.toml`. A claims run is a folder of run folders, one for each experiment. Each appears whole
+or not at all, and what is finished is kept.
+"""
+
+import inspect
+import shutil
+import tempfile
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from labkit import api
+from labkit.claim import HEADINGS, Claim
+from labkit.errors import UsageError
+from labkit.evidence import Evidence, clients, demonstrations
+from labkit.outage import Conditions
+from labkit.results import Run
+from labkit.trial import Timings
+from labkit.workload import Workload
+
+VERDICTS = {
+    "supported": ("✓", "#00664f"),
+    "demonstrated": ("✓", "#00664f"),
+    "refuted": ("✗", "#a33b00"),
+    "it depends": ("±", "#7a4a00"),
+    "cited": ("§", "#00558a"),
+    "not measured": ("–", "#555555"),
+}
+"""Every verdict, with its symbol and its colour."""
+
+KINDS: dict[str, Callable[..., Run]] = {"compare": api.compare, "sweep": api.sweep}
+MADE = {"workload": Workload, "timings": Timings, "conditions": Conditions}
+CLIENTS, DEMONSTRATIONS = "clients", "demonstrations"
+COLUMNS = ["id", "protocol", "claim", "verdict", "figures", "depends", "why"]
+WIDTH, INDENT = 112, 18
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run: `lab.compare` or `lab.sweep` with these arguments. quick: what then goes over the workload's."""
+
+    name: str
+    kind: str
+    arguments: Mapping[str, Any]
+    quick: Mapping[str, Any]
+
+    def call(self, out: Path, quick: bool = False) -> inspect.BoundArguments:
+        """The arguments of the call; UsageError for some that cannot be."""
+        given: dict[str, Any] = {**self.arguments, "drawn": False, "out": out}
+        given["workload"] = {**given.get("workload", {}), **(self.quick if quick else {})}
+        try:
+            given |= {name: made(**given[name]) for name, made in MADE.items() if name in given}
+            return inspect.signature(KINDS[self.kind]).bind(**given)
+        except TypeError as error:
+            raise UsageError(f"The experiment {self.name!r} cannot be: {error}.") from None
+
+    def carry_out(self, out: Path, quick: bool = False) -> None:
+        """Runs it into a folder. UsageError before anything starts."""
+        call = self.call(out, quick)
+        KINDS[self.kind](*call.args, **call.kwargs)
+
+
+class Verdicts:
+    """The table of verdicts: `frame` to work on, text in a terminal, a table in a notebook. errors: of trials."""
+
+    def __init__(self, frame: pd.DataFrame, errors: Mapping[str, str]) -> None:
+        self.frame, self.errors = frame, errors
+
+    def of(self, *protocols: str) -> "Verdicts":
+        """Those of some protocols, or of "general" and "choosing"."""
+        for name in protocols:
+            if name not in HEADINGS:
+                raise UsageError(f"There are no claims of {name!r}; choose from {', '.join(HEADINGS)}.")
+        return Verdicts(self.frame[self.frame["protocol"].isin(protocols)], self.errors)
+
+    @property
+    def counts(self) -> str:
+        """How many of each, in words."""
+        counts = self.frame["verdict"].value_counts()
+        return f"{len(self.frame)} claims: " + ", ".join(
+            f"{counts[name]} {name}" for name in VERDICTS if name in counts
+        )
+
+    def _rows(self) -> Iterable[tuple[str, list[Any]]]:
+        for protocol, heading in HEADINGS.items():
+            rows = self.frame[self.frame["protocol"] == protocol]
+            if len(rows):
+                yield heading, list(rows.itertuples())
+
+    def __str__(self) -> str:
+        lines = []
+        for heading, rows in self._rows():
+            lines += [heading, ""]
+            for row in rows:
+                lines += [
+                    _wrapped(row.claim, f"  {VERDICTS[row.verdict][0]} {row.verdict}"),
+                    *map(_wrapped, _notes(row)),
+                    "",
+                ]
+        return "\n".join([*lines, self.counts])
+
+    def _repr_html_(self) -> str:
+        body = []
+        for heading, rows in self._rows():
+            body.append(f'<tr><th colspan="3" style="text-align:left">{escape(heading)}</th></tr>')
+            for row in rows:
+                symbol, colour = VERDICTS[row.verdict]
+                first, *rest = map(escape, _notes(row))
+                notes = "<br>".join([*first.split("\n"), *rest])
+                word = f'<b style="color:{colour};white-space:nowrap">{symbol} {escape(row.verdict)}</b>'
+                cells = (escape(row.claim), word, notes)
+                body.append(
+                    "<tr>"
+                    + "".join(f'<td style="text-align:left;vertical-align:top">{x}</td>' for x in cells)
+                    + "</tr>"
+                )
+        head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("Claim", "Verdict", "What it rests on"))
+        return f"<table><caption>{escape(self.counts)}</caption><tr>{head}</tr>{''.join(body)}</table>"
+
+
+def _notes(row: Any) -> list[str]:
+    on = [f"It depends on {row.depends}."] if row.verdict == "it depends" else []
+    return [*row.figures.split("\n"), *on, row.why]
+
+
+def _wrapped(text: str, start: str = "") -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=start.ljust(INDENT), subsequent_indent=" " * INDENT)
+
+
+def load(path: Path | None = None) -> tuple[dict[str, Experiment], list[Claim]]:
+    """Experiments by name, and claims, of a file or of the lab's own; UsageError names the table that is wrong."""
+    place = path or files("labkit").joinpath("data", "claims.toml")
+    try:
+        tables = tomllib.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The claims in {str(place)!r} cannot be read: {error}.") from None
+    experiments = {name: _experiment(name, table) for name, table in tables.get("experiment", {}).items()}
+    claims = [Claim.from_table(table) for table in tables.get("claim", [])]
+    ids = [claim.id for claim in claims]
+    for claim in claims:
+        if ids.count(claim.id) > 1:
+            raise UsageError(f"Two claims have the id {claim.id!r}; give each its own.")
+        for name in {figure.experiment for figure in claim.figures} - {*experiments, CLIENTS, DEMONSTRATIONS}:
+            raise UsageError(f"The claim {claim.id!r} is of the experiment {name!r}, which there is not.")
+    return experiments, claims
+
+
+def _experiment(name: str, table: dict[str, Any]) -> Experiment:
+    arguments = dict(table)
+    kind, quick = arguments.pop("kind", None), arguments.pop("quick", {})
+    if kind not in KINDS:
+        raise UsageError(f"The experiment {name!r} is of kind {kind!r}; choose from {', '.join(KINDS)}.")
+    return Experiment(name, kind, arguments, quick)
+
+
+def experiment(name: str, out: Path | str | None = None, quick: bool = False) -> Run:
+    """Runs one experiment into out/NAME, which appears when it is finished. Without `out` it is a temporary folder."""
+    experiments, _ = load()
+    if name not in experiments:
+        raise UsageError(f"There is no experiment {name!r}; choose from {', '.join(experiments)}.")
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="labkit-"))
+    place, under_way = folder / name, folder / f".{name}"
+    if place.exists():
+        raise UsageError(f"{str(place)!r} is there already; choose another folder, or remove it.")
+    shutil.rmtree(under_way, ignore_errors=True)
+    try:
+        experiments[name].carry_out(under_way, quick)
+        under_way.rename(place)
+    finally:
+        shutil.rmtree(under_way, ignore_errors=True)
+    return Run(place)
+
+
+def run(out: Path | str, quick: bool = False) -> Verdicts:
+    """Runs every experiment that `out` does not have yet, and judges all claims. What is finished is kept."""
+    if (Path(out) / "manifest.json").exists():
+        raise UsageError(f"{str(out)!r} is an ordinary run; choose another folder, or leave out --out to judge it.")
+    todo = [name for name in load()[0] if not (Path(out) / name).exists()]
+    for name in (progress := tqdm(todo, unit="experiment", desc="claims", dynamic_ncols=True)):
+        progress.set_postfix_str(name)
+        experiment(name, out, quick)
+    return read(out)
+
+
+def read(folder: Path | str) -> Verdicts:
+    """The verdicts of a claims run, or of an ordinary run as far as it answers. UsageError when it is neither."""
+    experiments, claims = load()
+    evidence = _evidence(Path(folder), experiments)
+    failed = {f"{name}/{trial}": error for name in experiments for trial, error in _errors(evidence.get(name)).items()}
+    return Verdicts(verdicts(claims, evidence), failed)
+
+
+def _errors(evidence: Any) -> dict[str, str]:
+    return dict(evidence.errors) if isinstance(evidence, Evidence) else {}
+
+
+def verdicts(claims: Iterable[Claim], evidence: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a claim. evidence: experiment -> its frames, or the UsageError that says why there are none."""
+    rows = []
+    for claim in claims:
+        verdict, figures = claim.judge(evidence)
+        rows.append((claim.id, claim.protocol, claim.claim, verdict, figures, claim.depends, claim.why))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _evidence(folder: Path, experiments: Iterable[str]) -> dict[str, Any]:
+    there: dict[str, Any] = {CLIENTS: clients()}
+    if (folder / "manifest.json").exists():
+        plain = Evidence(Run(folder))
+        _ = plain.recordings
+        return there | dict.fromkeys(experiments, plain)
+    for name in experiments:
+        if (folder / name).is_dir():
+            there[name] = _opened(folder / name)
+    if (folder / DEMONSTRATIONS).is_dir():
+        there[DEMONSTRATIONS] = _opened(folder / DEMONSTRATIONS)
+    if len(there) == 1:
+        raise UsageError(f"{str(folder)!r} is no run of claims, nor any run; give a folder that `labkit claims` wrote.")
+    return there
+
+
+def _opened(folder: Path) -> Any:
+    try:
+        return demonstrations(folder) if folder.name == DEMONSTRATIONS else Evidence(Run(folder))
+    except UsageError as error:
+        return error

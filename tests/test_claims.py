@@ -1,0 +1,220 @@
+"""The lab's own claims are well formed; a real run answers what it can, and says of the rest why not."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import labkit as lab
+from labkit import claims
+from labkit.cli import main
+from labkit.errors import UsageError
+from labkit.evidence import ADDED, Evidence, clients
+from labkit.figures import COLUMNS
+from labkit.protocols import PROTOCOLS
+from labkit.query import listed
+from labkit.trial import Measure
+
+FRAMES = {str(measure): set(COLUMNS[measure].split()) | set(ADDED) for measure in Measure}
+EXPERIMENTS, CLAIMS = claims.load()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A claims run that was stopped after its first two experiments."""
+    out = tmp_path_factory.mktemp("claims")
+    claims.experiment("sizes", out)
+    claims.experiment("both-ways", out, quick=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compare") / "run"
+    load = lab.Workload(rate=50, duration=0.4, subscribers=2)
+    timings = lab.Timings(heartbeat=0.3, poll=0.1)
+    lab.compare(load, protocols=["webhook", "resthooks"], measures="bandwidth", timings=timings, out=out, drawn=False)
+    return out
+
+
+def by_id(found: claims.Verdicts) -> dict[str, str]:
+    return dict(zip(found.frame["id"], found.frame["verdict"], strict=True))
+
+
+def test_there_is_a_claim_of_every_kind() -> None:
+    assert {claim.protocol for claim in CLAIMS} == set(claims.HEADINGS) - {"polling", "longpolling"}
+    assert len(CLAIMS) >= 33
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+def test_every_claim_asks_for_columns_that_there_are(claim: claims.Claim) -> None:
+    assert claim.claim.endswith(".")
+    assert claim.why.endswith(".")
+    for figure in claim.figures:
+        query = figure.query
+        if query.frame in FRAMES:
+            assert {query.metric, *filter(None, [query.by]), *query.where} <= FRAMES[query.frame]
+            told = EXPERIMENTS[figure.experiment].arguments
+            there = told.get("protocols", list(PROTOCOLS))
+            assert {*listed(query.of), *listed(query.against)} <= {*([there] if isinstance(there, str) else there)}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_can_be_and_is_asked(name: str) -> None:
+    asked = {each for claim in CLAIMS for figure in claim.figures for each in (figure.experiment, figure.baseline)}
+    assert name in asked
+    assert EXPERIMENTS[name].call(Path("out"), quick=True).kwargs["drawn"] is False
+
+
+def test_a_run_answers_what_it_measured_and_says_of_the_rest_that_it_did_not(ran: Path) -> None:
+    found = claims.read(ran)
+    verdicts = by_id(found)
+    assert verdicts["websocket-low-overhead"] == "supported"
+    assert verdicts["websocket-both-at-once"] == "supported"
+    assert verdicts["websocket-every-browser"] == "cited"
+    assert verdicts["choose-resthooks"] == "refuted"
+    assert verdicts["push-saves-bytes"] == "not measured"
+    row = found.frame.set_index("id").loc["push-saves-bytes"]
+    assert row["figures"] == "Not measured in this run: The experiment 'rates' is not in it."
+
+
+def test_the_table_is_made_for_a_terminal_and_for_a_notebook(ran: Path) -> None:
+    found = claims.read(ran)
+    lines = str(found).splitlines()
+    assert max(map(len, lines)) <= claims.WIDTH
+    assert "  ✓ supported     The overhead of a message is very low." in lines
+    assert lines[-1] == found.counts
+    assert found.counts.startswith(f"{len(CLAIMS)} claims: ")
+    page = found._repr_html_()
+    assert page.count("<tr>") - len(set(found.frame["protocol"])) - 1 == len(CLAIMS)
+    assert "✓ supported" in page
+
+
+def test_the_table_of_some_protocols(ran: Path) -> None:
+    found = claims.read(ran)
+    assert set(found.of("sse", "choosing").frame["protocol"]) == {"sse", "choosing"}
+    with pytest.raises(UsageError, match="no claims of 'gopher'; choose from general, websocket"):
+        found.of("gopher")
+
+
+def test_a_finished_experiment_is_not_run_again(ran: Path) -> None:
+    with pytest.raises(UsageError, match="sizes' is there already"):
+        claims.experiment("sizes", ran)
+
+
+def test_an_experiment_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(out: Path, **_: object) -> None:
+        (out / "trials").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(claims.KINDS, "sweep", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        claims.experiment("sizes", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_damaged_experiment_spoils_no_other(ran: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(ran, tmp_path / "copy")
+    (copy / "sizes" / "manifest.json").write_text("{")
+    found = claims.read(copy)
+    assert by_id(found)["websocket-both-at-once"] == "supported"
+    figures = found.frame.set_index("id")["figures"]["websocket-low-overhead"]
+    assert figures.startswith("Not measured in this run: The manifest of")
+    assert "sizes' is damaged" in figures
+
+
+def test_a_failed_trial_is_told_and_decides_nothing(ran: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(ran, tmp_path / "copy")
+    manifest = json.loads((copy / "sizes" / "manifest.json").read_text())
+    name = next(iter(manifest["trials"]))
+    manifest["trials"][name] = {"error": "The link stopped."}
+    (copy / "sizes" / "manifest.json").write_text(json.dumps(manifest))
+    found = claims.read(copy)
+    assert found.errors == {f"sizes/{name}": "The link stopped."}
+    assert by_id(found)["websocket-low-overhead"] == "not measured"
+
+
+def test_an_ordinary_run_answers_what_it_can(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["claims", str(plain)]) == 0
+    assert "It needs no standing connection" in capsys.readouterr().out
+    verdicts = by_id(claims.read(plain))
+    assert verdicts["webhook-no-connection"] == "supported"
+    assert verdicts["resthooks-one-call"] == "supported"
+    assert verdicts["resthooks-moves-polling"] == "refuted"
+    assert verdicts["resthooks-no-polling"] == "it depends"
+    assert verdicts["pubsub-narrow"] == "not measured"
+
+
+def test_evidence_adds_to_the_frames_of_a_run(plain: Path) -> None:
+    evidence = Evidence(lab.Run(plain))
+    frame = evidence.bandwidth
+    assert (frame["setup_bytes"] == frame["setup_up"] + frame["setup_down"]).all()
+    requests = evidence.requests.set_index(["protocol", "guarantee"])
+    assert (requests.loc["webhook", ["consumer_setup", "consumer_load", "consumer_idle"]] == 0).all(axis=None)
+    assert (requests.loc["webhook", "producer_load"] == 20).all()
+    assert list(clients().effort["protocol"]) == list(PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["claims", "nowhere"], "'nowhere' is no run of claims, nor any run; give a folder that `labkit claims` wrote"),
+        (
+            ["claims", "nowhere", "--quick"],
+            "--out and --quick are for a new run; leave them out, or the folder 'nowhere'",
+        ),
+        (["claims", "nowhere", "--out", "there"], "--out and --quick are for a new run"),
+    ],
+)
+def test_bad_usage_is_one_sentence(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
+def test_a_damaged_run_is_one_sentence(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copytree(plain, tmp_path / "copy")
+    next((copy / "trials").glob("*/spec.json")).write_text("[]")
+    assert main(["claims", str(copy)]) == 2
+    assert "is damaged" in capsys.readouterr().err
+    assert main(["claims", "--out", str(copy)]) == 2
+    assert "is an ordinary run; choose another folder" in capsys.readouterr().err
+
+
+CLAIM = '[[claim]]\nid = "x"\nprotocol = "sse"\nclaim = "A."\nwhy = "B."\nsource = "C."\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[claim]\n", "cannot be read"),
+        (CLAIM + CLAIM, "Two claims have the id 'x'"),
+        (CLAIM + 'what = "D."\n', "The claim 'x' is damaged: it has 'what'"),
+        ('[experiment.e]\nkind = "guess"\n', "The experiment 'e' is of kind 'guess'; choose from compare, sweep"),
+        (
+            CLAIM + 'depends = "E."\nexperiment = "e"\n[[claim.figures]]\nframe = "loss"\nmetric = "lost"\nof = "sse"\n'
+            'holds = "> 1"\n',
+            "The claim 'x' is of the experiment 'e', which there is not",
+        ),
+    ],
+)
+def test_a_damaged_file_of_claims_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "claims.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        claims.load(path)
+    assert words in str(error.value)
+
+
+def test_an_experiment_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    for arguments, words in (
+        ({"rates": 1}, "The experiment 'e' cannot be: got an unexpected keyword argument 'rates'"),
+        ({"workload": {"speeed": 1}}, "The experiment 'e' cannot be: Workload"),
+        ({"workload": {"rate": 0}}, "rate is 0"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            claims.Experiment("e", "compare", arguments, {}).carry_out(tmp_path / "e")
+    with pytest.raises(UsageError, match="no experiment 'e'; choose from rates, messages"):
+        claims.experiment("e", tmp_path)
