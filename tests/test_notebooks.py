@@ -23,8 +23,16 @@ def outputs(path: Path) -> str:
     return json.dumps([cell["outputs"] for cell in cells(path, "code")])
 
 
-def test_there_is_a_notebook() -> None:
-    assert "00_side_by_side.ipynb" in [path.name for path in NOTEBOOKS]
+ALL = """
+    00_side_by_side 01_websocket 02_webhook 03_rest_hooks 04_pubsub 05_sse 06_when_it_breaks
+    07_cost_and_scale 08_claims 09_choose
+"""
+FIGURE = re.compile(r"\d[\d.,]*\s?(ms|µs|us|s|seconds?|bytes?|B|[kKMG]i?B|%|times)(?!\w)")
+"""A number with a unit, as a measurement would be written. Minutes are the plan of a lesson."""
+
+
+def test_these_are_the_notebooks() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ALL.split()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -38,6 +46,19 @@ class TestForm:
         closing = source(cells(path, "markdown")[-1])
         assert "Key points" in closing
         assert "Roads not taken" in closing
+
+    def test_learners_predict_before_they_run_and_see_it_drawn_over_the_result(self, path: Path) -> None:
+        code = [source(cell) for cell in cells(path, "code")]
+        said = [number for number, text in enumerate(code) if "lessons.predict(" in text]
+        shown = [number for number, text in enumerate(code) if "lessons.reveal(" in text]
+        assert said
+        assert shown
+        assert min(said) < min(shown)
+
+    def test_no_figure_in_its_prose_is_typed(self, path: Path) -> None:
+        """What was measured is formatted into the text by a cell; what was chosen stands in one."""
+        prose = [source(cell) for cell in cells(path, "markdown")]
+        assert [match[0] for text in prose for match in FIGURE.finditer(text)] == []
 
     def test_no_cell_is_longer_than_ten_lines(self, path: Path) -> None:
         long = [source(cell) for cell in cells(path, "code") if len(source(cell).splitlines()) > 10]
