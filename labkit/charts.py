@@ -24,6 +24,7 @@ from labkit.losses import matrix as matrix
 from labkit.losses import timeline as timeline
 from labkit.ranking import ranking as ranking
 from labkit.results import Run
+from labkit.sequence import sequence as sequence
 from labkit.sheet import Group, Groups, dodge, draw, heading, outage_of
 from labkit.sweeps import sweep as sweep
 from labkit.trial import Measure
