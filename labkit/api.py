@@ -65,7 +65,7 @@ def compare(
 
 def sweep(
     over: str,
-    values: Iterable[float],
+    values: Iterable[float] | float,
     workload: Workload | None = None,
     *,
     protocols: str | Iterable[str] | None = None,
@@ -95,7 +95,7 @@ def sweep(
         measures=(Measure.COST if linked else SWEPT.get(over, Measure.COST),),
         repeat=repeat,
         timings=timings or Timings(),
-        sweep=Sweep(over, tuple(values)),
+        sweep=Sweep(over, tuple(values) if isinstance(values, Iterable) else (values,)),
     )
     return _carry_out(plan, out, argv, "sweep", drawn)
 

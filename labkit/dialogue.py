@@ -79,9 +79,9 @@ def _words(group: Group, name: str, spell: bool = True) -> str:
         return f"{' · '.join(there)} {metric.unit}" if there else "too few answers for p50"
     if math.isnan(value):
         return "nothing answered" if name == BYTES else "not counted"
-    figure = f"{value:,.0f}" if name == BYTES else f"{value:.3g}"
-    unit = metric.unit if name == BYTES else "connections per subscriber"
-    return f"{figure} {unit}" if spell else figure
+    if name == BYTES:
+        return f"{value:,.0f} {metric.unit}" if spell else f"{value:,.0f}"
+    return f"connections per subscriber {value:.3g}" if spell else f"{value:.3g}"
 
 
 def _dots(axes: Axes, rows: dict[float, Group], name: str) -> None:

@@ -50,14 +50,25 @@ class Sweep:
             raise UsageError(
                 f"The values to sweep over are {self.values!r}; give 1 to {MOST_VALUES} different numbers, as 1,10,100."
             )
+        object.__setattr__(self, "values", tuple(map(float, self.values)))
 
     def at(self, trial: Trial, value: float) -> Trial:
         """The trial at one of the values. UsageError when that is out of range."""
+        load = trial.workload
+        if load.trace and self.over in ("rate", "size", "topics"):
+            raise UsageError(
+                f"A trace has a {self.over} of its own; sweep over subscribers or interval, or leave it out."
+            )
+        if self.over == "interval" and value > load.length:
+            raise UsageError(
+                f"An interval of {value:g} s is longer than the load of {load.length:g} s, in which a subscriber may "
+                "not ask even once; raise the duration, or leave the value out."
+            )
         if self.over == "interval":
             return replace(trial, timings=replace(trial.timings, poll=value))
-        whole = self.over != "rate" and float(value).is_integer()
+        whole = self.over != "rate" and value.is_integer()
         changed: dict[str, Any] = {self.over: int(value) if whole else value}
-        return replace(trial, workload=replace(trial.workload, **changed))
+        return replace(trial, workload=replace(load, **changed))
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,9 @@ class Plan:
                     trial = Trial(name + number, measure, protocol, guarantee, workload, outage, repeat)
                     trial = replace(trial, timings=self.timings, conditions=self.conditions)
                     if self.sweep and value is not None:
-                        trial = replace(self.sweep.at(trial, value), name=f"{name}{self.sweep.over}-{value:g}-{number}")
+                        trial = replace(
+                            self.sweep.at(trial, value), name=f"{name}{self.sweep.over}-{value:.12g}-{number}"
+                        )
                     yield trial
 
 

@@ -94,8 +94,9 @@ def load(run: Path, folder: Path, offers: dict[tuple[str, Workload], Offer]) -> 
     consumers = ("consumer", "spared") if trial.struck < trial.workload.subscribers else ("consumer",)
     producer = _records(folder, trial, phases["stop"], "producer")
     consumer = _records(folder, trial, phases["stop"], *consumers)
-    if trial.duplex:  # requests are the load, and the consumer sent them
-        producer = np.concatenate([consumer[consumer["kind"] == Kind.SENT], producer])
+    if trial.duplex:  # requests are the load: the consumer sent them, and knows which failed
+        requested = np.isin(consumer["kind"], (Kind.SENT, Kind.REJECTED))
+        producer = np.concatenate([consumer[requested], producer])
     link = read(folder / "link.ledger") if trial.linked else producer[:0]
     outcome = audit(offer, producer, consumer, link, drained, _terms(trial))
     return Recording(trial, phases, record, offer, outcome, link, producer, consumer)

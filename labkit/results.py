@@ -12,6 +12,7 @@ from labkit.audit import Offer
 from labkit.errors import UsageError
 from labkit.figures import COLUMNS, METRICS, ROWS
 from labkit.outage import OUTAGES
+from labkit.plan import SWEPT
 from labkit.protocols import PROTOCOLS
 from labkit.recording import Recording, load
 from labkit.trial import COMPARED, SCHEMA, Guarantee, Measure
@@ -136,6 +137,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         schema = manifest["schema"]
         if not all(isinstance(entry, dict) for entry in manifest["trials"].values()):
             raise TypeError("a trial's entry is not an object")
+        if "sweep" in manifest and manifest["sweep"]["over"] not in SWEPT:
+            raise ValueError("a sweep over something unknown")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(
             f"The manifest of {str(folder)!r} is damaged; restore it, or run the comparison again."

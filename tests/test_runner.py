@@ -17,8 +17,8 @@ from conftest import family
 
 from labkit.errors import UsageError
 from labkit.ledger import MAGIC, Kind, read
-from labkit.outage import OUTAGES, Conditions, Outage
-from labkit.plan import OUT_OF_THE_BOX, Plan, unmet
+from labkit.outage import Conditions, Outage
+from labkit.plan import OUT_OF_THE_BOX, Plan
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
 from labkit.runner import Runner
@@ -210,66 +210,6 @@ def test_a_trial_of_polling_is_not_over_before_every_subscriber_has_polled_again
     rows = Run(tmp_path / "run").loss
     assert list(rows["lost"]) == [0] * 6
     assert list(rows["verdict"]) == ["complete"] * 6
-
-
-BROKER_CRASH = Outage("broker-crash", at=0.2, lasts=0.15)
-
-
-def test_a_plan_has_a_loss_trial_for_each_outage_and_the_other_measures_once(monkeypatch):
-    monkeypatch.delenv("LABKIT_NATS", raising=False)
-    outages = tuple(Outage(kind, at=0.2, lasts=0.1) for kind in ("reset", "producer-crash", "broker-crash"))
-    conditions, timings = Conditions(delay=0.01), Timings(poll=0.1)
-    plan = Plan(WORKLOAD, ("sse", "pubsub"), outages=outages, repeat=2, conditions=conditions, timings=timings)
-    trials = plan.trials()
-    assert [trial.measure for trial in trials] == sorted((t.measure for t in trials), key=list(Measure).index)
-    names = [trial.name for trial in trials]
-    assert len(set(names)) == len(names) == len({trial.uid for trial in trials})
-    pairs = [(protocol, guarantee) for guarantee in OUT_OF_THE_BOX for protocol in ("sse", "pubsub")]
-    expected = [f"{m}-{p}-{g}-{n}" for m in ("latency", "bandwidth") for n in (1, 2) for p, g in pairs]
-    for outage in outages:
-        able = [(p, g) for p, g in pairs if outage.kind != "broker-crash" or p == "pubsub"]
-        expected += [f"loss-{p}-{g}-{outage.kind}-{n}" for n in (1, 2) for p, g in able]
-    assert names == expected
-    for trial in trials:
-        kind = trial.name.removesuffix(f"-{trial.repeat}").partition(f"{trial.guarantee}-")[2]
-        assert (trial.outage.kind if trial.outage else "") == kind
-        assert (trial.conditions, trial.timings, trial.workload) == (conditions, timings, WORKLOAD)
-
-
-def test_a_plan_without_an_outage_has_no_loss_trials():
-    assert {trial.measure for trial in Plan(WORKLOAD).trials()} == {Measure.LATENCY, Measure.BANDWIDTH}
-    assert Plan(WORKLOAD, measures=(Measure.LOSS,)).trials() == []
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_only_a_broker_of_the_labs_own_can_be_killed(protocol, monkeypatch):
-    monkeypatch.delenv("LABKIT_NATS", raising=False)
-    others = [Outage(kind, at=0.2, lasts=0.1) for kind in OUTAGES if kind != "broker-crash"]
-    assert [unmet(protocol, outage) for outage in others] == [None] * 8
-    reason = unmet(protocol, BROKER_CRASH)
-    if protocol == "pubsub":
-        assert reason is None
-        monkeypatch.setenv("LABKIT_NATS", "nats://127.0.0.1:4222")
-        reason = unmet(protocol, BROKER_CRASH)
-        assert reason.startswith("broker-crash would kill the broker that LABKIT_NATS points to")
-        assert reason.endswith("unset LABKIT_NATS, or choose another outage.")
-    else:
-        assert reason == f"{protocol} has no broker that could crash; broker-crash is for pubsub only."
-    assert [unmet(protocol, outage) for outage in others] == [None] * 8
-
-
-def test_an_outage_that_a_protocol_cannot_meet_is_refused_alone_and_left_out_among_others(monkeypatch):
-    monkeypatch.delenv("LABKIT_NATS", raising=False)
-    with pytest.raises(UsageError, match=r"^sse has no broker that could crash"):
-        Plan(WORKLOAD, ("pubsub", "sse"), outages=(BROKER_CRASH,))
-    with pytest.raises(UsageError, match=r"^websocket has no broker that could crash"):
-        Plan(WORKLOAD, ("websocket", "sse"), outages=(OUTAGE, BROKER_CRASH))
-    both = Plan(WORKLOAD, ("pubsub", "sse"), measures=(Measure.LOSS,), outages=(OUTAGE, BROKER_CRASH)).trials()
-    assert [(t.protocol, t.outage.kind) for t in both if t.outage == BROKER_CRASH] == [("pubsub", "broker-crash")] * 2
-    assert len(both) == 6
-    monkeypatch.setenv("LABKIT_NATS", "nats://127.0.0.1:4222")
-    with pytest.raises(UsageError, match=r"^broker-crash would kill the broker that LABKIT_NATS points to"):
-        Plan(WORKLOAD, ("pubsub",), outages=(BROKER_CRASH,))
 
 
 def test_each_of_several_outages_has_to_end_within_the_load(tmp_path):

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import random
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from time import monotonic
@@ -135,6 +136,7 @@ class Consumer(Party, ABC):
         self._trouble: dict[int, str] = {}
         self.upstream = ""
         self._upstreams: dict[int, ClientSession] = {}
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def ask(self, item: Scheduled) -> None:
         """Sends an event as a request on behalf of the subscriber that takes its topic; does not wait for the answer.
@@ -145,17 +147,23 @@ class Consumer(Party, ABC):
 
     async def _post(self, item: Scheduled) -> None:
         subscriber = self.asks(item)
+        # The client alone gives a connection that is free again to a newcomer, before those who wait: out of order.
+        async with self._turns[subscriber]:
+            status = await self._post_now(item, subscriber)
+        if not 200 <= status < 300:
+            self.ledger.write(Kind.REJECTED, item.sequence, subscriber, status)
+
+    async def _post_now(self, item: Scheduled, subscriber: int) -> int:
+        """The status of the answer; 0 when there was none."""
         if subscriber not in self._upstreams:
             self._upstreams[subscriber] = await self.client(self.timings.request, connections=1)
         self.ledger.write(Kind.REQUESTED, item.sequence, subscriber)
         try:
             url, headers = f"{self.upstream}/requests", {"Content-Type": "application/cloudevents+json"}
             async with self._upstreams[subscriber].post(url, data=item.raw, headers=headers) as response:
-                status = response.status
+                return response.status
         except (ClientError, OSError, TimeoutError):
-            status = 0
-        if not 200 <= status < 300:
-            self.ledger.write(Kind.REJECTED, item.sequence, subscriber, status)
+            return 0
 
     def asks(self, item: Scheduled) -> int:
         """Who sends this request: the one subscriber that takes its topic."""
