@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from labkit import choice as choice
     from labkit import claims as claims
     from labkit import clients as clients
+    from labkit import demos as demos
     from labkit import lessons as lessons
     from labkit.api import compare as compare
     from labkit.api import sweep as sweep

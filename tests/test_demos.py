@@ -1,0 +1,88 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from labkit import demos
+from labkit.errors import UsageError
+from labkit.protocols import PROTOCOLS
+
+
+def outcomes(facts) -> dict[tuple[str, str], float]:
+    return {(fact.protocol, fact.condition): fact.outcome for fact in facts}
+
+
+@pytest.fixture(scope="module")
+def reached() -> dict[tuple[str, str], float]:
+    return outcomes(demos.reach())
+
+
+def test_every_protocol_is_tried_behind_every_kind_of_proxy(reached) -> None:
+    assert set(reached) == {(protocol, habit) for protocol in PROTOCOLS for habit in demos.HABITS}
+
+
+def test_a_websocket_needs_a_proxy_that_knows_upgrade(reached) -> None:
+    assert [reached["websocket", habit] for habit in demos.HABITS] == [1, 0, 1]
+
+
+def test_a_stream_needs_a_proxy_that_does_not_hold_it_back(reached) -> None:
+    assert [reached["sse", habit] for habit in demos.HABITS] == [1, 1, 0]
+
+
+def test_whole_requests_and_answers_pass_everywhere(reached) -> None:
+    whole = ("webhook", "resthooks", "polling", "longpolling")
+    assert {reached[protocol, habit] for protocol in whole for habit in demos.HABITS} == {1}
+
+
+def test_what_is_not_http_passes_no_http_proxy(reached) -> None:
+    assert {reached["pubsub", habit] for habit in demos.HABITS} == {0}
+
+
+def test_servers_that_know_nothing_of_webhooks_take_a_delivery_that_verifies() -> None:
+    assert set(outcomes(demos.any_server()).values()) == {1}
+
+
+def test_a_delivery_that_was_changed_on_the_way_does_not_verify() -> None:
+    with demos._plain_server() as (url, received), demos.launch("webhook") as server:
+        secret = demos._endpoint(server.url, url)
+        server.publish({"hello": "world"})
+        headers, body = received()
+    assert demos._verifies(secret, headers, body)
+    assert not demos._verifies(secret, headers, body.replace(b"world", b"World"))
+
+
+def test_connections_share_the_port_of_the_server_and_have_one_each_of_their_own() -> None:
+    found = {condition: outcome for (_, condition), outcome in outcomes(demos.one_port()).items()}
+    assert found == {"connections": demos.CROWD, "ports of the server": 1, "ports of the clients": demos.CROWD}
+
+
+def test_a_peer_that_never_reads_swallows_bytes_that_were_sent_successfully() -> None:
+    (fact,) = demos.half_open()
+    assert fact.outcome > 10_000
+
+
+def test_eventsource_sends_no_authorization_header_and_fetch_does() -> None:
+    if not any(map(shutil.which, demos.CHROMES)):
+        pytest.skip("no Chromium is installed, and it is the judge here")
+    assert outcomes(demos.eventsource()) == {("sse", "EventSource"): 0, ("sse", "fetch"): 1}
+
+
+def test_without_a_browser_there_is_no_row(monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert list(demos.eventsource()) == []
+
+
+def test_what_was_found_is_saved_and_never_overwritten(tmp_path: Path) -> None:
+    facts = demos.run(["half_open"])
+    assert list(facts) == ["demonstration", "protocol", "condition", "outcome", "detail"]
+    demos.save(facts, tmp_path)
+    before = (tmp_path / demos.FILE).read_bytes()
+    with pytest.raises(FileExistsError):
+        demos.save(facts, tmp_path)
+    assert (tmp_path / demos.FILE).read_bytes() == before
+
+
+def test_there_has_to_be_such_a_demonstration() -> None:
+    with pytest.raises(UsageError) as caught:
+        demos.run(["magic"])
+    assert str(caught.value).startswith("There is no demonstration 'magic'; choose from reach, any_server, ")
