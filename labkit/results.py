@@ -94,10 +94,8 @@ class Run:
             keys = {"protocol": trial.protocol, "guarantee": str(trial.guarantee), "trial": trial.repeat}
             rows.append({**keys, **ROWS[measure](recording)})
         frame = pd.DataFrame(rows, columns=COLUMNS[measure].split())
-        partly = [
-            name for name in METRICS if name in frame and ("_per_" in name or name.endswith(("_ms", "connections")))
-        ]
-        return frame.astype(dict.fromkeys(partly, float))
+        empty = [name for name in METRICS if name in frame and frame[name].dtype == object]  # None in every row
+        return frame.astype(dict.fromkeys(empty, float))
 
     def save(self) -> None:
         """Writes latency.csv, bandwidth.csv and loss.csv; those of other measures where there are any; or sweep.csv."""

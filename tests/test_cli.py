@@ -220,6 +220,141 @@ def test_a_repository_s_history_reaches_every_subscriber_of_every_protocol(
             assert int(row["deliveries"]) >= 58 if row["protocol"] == "longpolling" else row["deliveries"] == "60", row
 
 
+SWEEP = ["--rate", "60", "--subscribers", "2", "--duration", "0.3", "--protocol", "sse", "longpolling"]
+
+
+def test_a_sweep_writes_one_table_and_one_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    options = ["--over", "subscribers", "--values", "1,3", *SWEEP[:2], *SWEEP[4:], "--repeat", "2"]
+    assert main(["sweep", *options, "--out", str(out)]) == 0
+    found = rows(out / "sweep.csv")
+    expected = [(p, h, str(r)) for p in ("sse", "longpolling") for h in ("1", "3") for r in (1, 2)]
+    assert [(row["protocol"], row["subscribers"], row["trial"]) for row in found] == expected
+    for row in found:
+        assert (row["guarantee"], row["measure"], row["deliveries"]) == ("at-most-once", "cost", row["deliveries"])
+        assert float(row["bytes_per_delivery"]) > 256
+        assert float(row["cpu_us_per_delivery"]) > 0
+    assert sorted(path.name for path in out.iterdir()) == ["charts", "manifest.json", "sweep.csv", "trials"]
+    assert sorted(path.name for path in (out / "charts").iterdir()) == ["sweep.png", "sweep.svg"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["sweep"] == {"over": "subscribers", "values": [1.0, 3.0]}
+    assert manifest["argv"][:5] == ["sweep", "--over", "subscribers", "--values", "1,3"]
+    printed = capsys.readouterr().out
+    assert "cpu_us_per_delivery" in printed
+    assert f"Charts: {out / 'charts'}" in printed
+    before = hashes(out)
+    assert main(["charts", str(out), "--out", str(tmp_path / "again")]) == 0
+    assert hashes(tmp_path / "again") == {n.split("/")[1]: h for n, h in before.items() if n.startswith("charts/")}
+    assert hashes(out) == before
+
+
+def test_a_sweep_over_the_interval_is_of_polling_with_a_cursor(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["sweep", "--over", "interval", "--values", "0.05,0.2", *SWEEP[:6], "--out", str(out)]) == 0
+    found = rows(out / "sweep.csv")
+    assert [row["protocol"] for row in found] == ["polling", "polling", "longpolling", "longpolling"]
+    assert {row["guarantee"] for row in found} == {"at-least-once"}
+    assert {row["deliveries"] for row in found} == {str(18 * 2)}
+    often, seldom = (float(row["requests_per_event"]) for row in found[:2])
+    assert often > 2 * seldom
+    assert float(found[1]["p50_ms"]) > 2 * float(found[0]["p50_ms"])
+
+
+def test_a_sweep_over_the_rate_measures_time_directly(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--over", "rate", "--values", "50,100", "--guarantee", "at-least-once", *SWEEP[2:6]]
+    assert main(["sweep", *options, "--protocol", "sse", "--out", str(out)]) == 0
+    found = rows(out / "sweep.csv")
+    assert [(row["rate"], row["measure"], row["events"]) for row in found] == [
+        ("50.0", "latency", "15"),
+        ("100.0", "latency", "30"),
+    ]
+    assert [row["bytes_per_delivery"] for row in found] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--values", "fast"], ["--values 'fast' is no list of numbers", "1,10,100"]),
+        (["--values", "1,,2"], ["--values '1,,2' is no list of numbers"]),
+        (["--values", ""], ["--values '' is no list of numbers"]),
+        (["--values", "50,50"], ["(50.0, 50.0)", "1 to 20 different numbers"]),
+        (["--values", ",".join(map(str, range(1, 22)))], ["1 to 20 different numbers"]),
+        (["--values", "0"], ["rate is 0.0", "0.1", "1,000,000"]),
+        (["--values", "50,nan"], ["rate is nan"]),
+        (["--values", "50", "--over", "seed"], ["no sweep over 'seed'", "rate, topics, subscribers, size, interval"]),
+        (["--values", "50", "--rate", "7"], ["--rate 7.0 is what is swept over; leave it out"]),
+        (["--values", "2", "--over", "interval"], ["An interval of 2 s is longer than the load of 1 s"]),
+        (["--values", "1.5", "--over", "topics"], ["topics is 1.5", "a whole number"]),
+        (["--values", "20", "--over", "size"], ["size is 20", "envelope"]),
+        (["--values", "50", "--protocol", "carrier-pigeon"], ["'carrier-pigeon'", "websocket"]),
+        (["--values", "50", "--guarantee", "exactly-once"], ["'exactly-once'", "at-least-once"]),
+        (["--values", "50", "--repeat", "0"], ["repeat is 0", "100"]),
+    ],
+)
+def test_a_bad_sweep_is_one_sentence_before_anything_starts(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    over = [] if "--over" in arguments else ["--over", "rate"]
+    assert main(["sweep", *over, *arguments, "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("labkit: ")
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--values", "1,2"], ["--over", "rate"]])
+def test_a_sweep_needs_a_parameter_and_values(arguments: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["sweep", *arguments, "--out", str(tmp_path / "run")])
+    assert caught.value.code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_duplex_is_measured_and_drawn_besides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    options = ["--duplex", "--outage", "none", "--guarantee", "at-least-once", *SWEEP]
+    assert main(["compare", *options, "--out", str(out)]) == 0
+    found = rows(out / "duplex.csv")
+    assert ",".join(found[0]) == (
+        "protocol,guarantee,trial,subscribers,requests,answered,p50_ms,p90_ms,p99_ms,max_ms,lateness_p99_ms,saturated,"
+        "connections,load_up,load_down,bytes_per_answer"
+    )
+    for row in found:
+        assert (row["subscribers"], row["requests"], row["answered"], row["connections"]) == ("2", "18", "18", "4")
+    assert {path.stem for path in (out / "charts").iterdir()} == {"latency", "bandwidth", "loss", "duplex"}
+    assert {path.name for path in out.glob("*.csv")} == {f"{n}.csv" for n in ("latency", "bandwidth", "loss", "duplex")}
+    assert "\nDUPLEX\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--subscribers", "1001"], ["1,001 subscribers are too many for a duplex run", "at most 1,000"]),
+        (["--subscribers", "1000", "--size", "109"], ["size is 109", "envelope"]),
+    ],
+)
+def test_what_no_duplex_run_can_be_is_one_sentence(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--duplex", *arguments, "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_has_no_duplex_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("time,type\n0,a\n1,b\n")
+    assert main(["compare", "--duplex", "--trace", str(log), "--out", str(tmp_path / "run")]) == 2
+    assert "A trace has no requests; leave --trace out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_ctrl_c_keeps_the_finished_trials_and_leaves_no_process(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "labkit", "compare", "--protocol", "sse", "pubsub", "--out", str(out)]
