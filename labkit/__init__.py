@@ -44,7 +44,7 @@ _HOMES = {
     "UsageError": "labkit.errors",
     "Workload": "labkit.workload",
 }
-_MODULES = ("charts", "choice", "claims", "clients", "lessons")
+_MODULES = ("charts", "choice", "claims", "clients", "demos", "lessons")
 __all__ = [*_HOMES, *_MODULES]
 
 

@@ -13,28 +13,33 @@ from labkit.clients import effort
 from labkit.errors import UsageError
 from labkit.protocols import PROTOCOLS, find
 from labkit.results import Run
+from labkit.trial import Measure
 
 
 class Criterion(NamedTuple):
-    """What may matter to a reader: how it is measured, its unit, and which way is better.
+    """What may matter to a reader: how it is measured, what its column is called, its unit, and which way is better.
 
     `ratio`: twice as much is the same step wherever one starts, so that it is scored on a logarithmic scale.
     """
 
     title: str
+    column: str
     unit: str
     better: str
     ratio: bool
 
 
 CRITERIA = {
-    "latency": Criterion("Latency: median wait for an event", "ms", "lower", True),
-    "bytes": Criterion("Bytes: overhead of a delivery", "bytes", "lower", True),
-    "loss": Criterion("Loss: what a broken connection cost", "%", "lower", False),
-    "reach": Criterion("Reach: ways that an event can take", "%", "higher", False),
-    "effort": Criterion("Effort: lines of the smallest client", "lines", "lower", True),
-    "scale": Criterion("Scale: CPU of a delivery, all processes", "µs", "lower", True),
+    "latency": Criterion("Latency: median wait for an event", "median wait", "ms", "lower", True),
+    "bytes": Criterion("Bytes: overhead of a delivery", "overhead", "bytes", "lower", True),
+    "loss": Criterion("Loss: what never arrived, with a break", "lost", "%", "lower", True),
+    "reach": Criterion("Reach: ways that an event can take", "ways open", "%", "higher", False),
+    "effort": Criterion("Effort: lines of the smallest client", "client", "lines", "lower", True),
+    "scale": Criterion("Scale: CPU of a delivery, all processes", "CPU", "µs", "lower", True),
 }
+LEAST = 0.01
+"""Of a figure on a logarithmic scale; what is less, nothing at all included, counts as this."""
+
 MOST = 5
 """The largest weight; 0 leaves a criterion out."""
 
@@ -63,21 +68,22 @@ ABOUT = {
 def table(run: Run, broken: Run, reach: pd.DataFrame) -> pd.DataFrame:
     """What was measured: one row a protocol, one column a criterion, in the units of `CRITERIA`; NaN where nothing was.
 
-    run: latency, bandwidth and cost trials. broken: loss trials. Each is of one guarantee, so that like is set beside
-    like. reach: rows of that demonstration, outcome 1 where an event got through, by protocol and condition; that the
-    consumer needs no port which others can reach counts as one way more.
+    run: cost trials. broken: loss trials. Each is of one guarantee, so that like is set beside like. reach: rows of
+    that demonstration, outcome 1 where an event got through, by protocol and condition; that the consumer needs no
+    port which others can reach counts as one way more.
     """
-    for frame in (run.latency, run.bandwidth, run.cost, broken.loss):
+    cost = run.cost[run.cost.measure == Measure.COST]
+    for frame in (cost, broken.loss):
         if frame.guarantee.nunique() != 1:
             kinds = ", ".join(frame.guarantee.unique()) or "none"
             raise UsageError(f"A table to choose by needs trials of one guarantee in each run, here are {kinds}.")
-    largest = run.cost[run.cost.subscribers == run.cost.subscribers.max()]
+    each = cost[cost.subscribers == cost.subscribers.max()].groupby("protocol")
     lost = broken.loss.groupby("protocol")[["lost", "owed"]].sum()
     columns: dict[str, pd.Series[float]] = {
-        "latency": run.latency.groupby("protocol").p50_ms.median(),
-        "bytes": run.bandwidth.groupby("protocol").overhead_per_delivery.median(),
+        "latency": each.p50_ms.median(),
+        "bytes": each.overhead_per_delivery.median(),
         "loss": 100 * lost.lost / lost.owed,
-        "scale": largest.groupby("protocol").cpu_us_per_delivery.median(),
+        "scale": each.cpu_us_per_delivery.median(),
     }
     names = [name for name in PROTOCOLS if any(name in column.index for column in columns.values())]
     columns["effort"] = pd.Series({name: effort(name).lines for name in names})
@@ -91,7 +97,7 @@ def comparison(measured: pd.DataFrame) -> pd.DataFrame:
     """The textbook's table of protocols, with what was measured beside what is known."""
     titles = [find(name).title for name in measured.index]
     known = pd.DataFrame([ABOUT[name] for name in measured.index], columns=["builds on", "standard", "notes"])
-    figures = measured.rename(columns={name: f"{name}, {criterion.unit}" for name, criterion in CRITERIA.items()})
+    figures = measured.rename(columns={name: f"{item.column}, {item.unit}" for name, item in CRITERIA.items()})
     return pd.concat([known, figures.reset_index(drop=True)], axis=1).set_axis(pd.Index(titles, name="protocol"))
 
 
@@ -103,7 +109,7 @@ def scores(measured: pd.DataFrame) -> pd.DataFrame:
     found = {}
     for name, column in measured.items():
         criterion = CRITERIA[str(name)]
-        values = np.log10(column.clip(lower=1e-3)) if criterion.ratio else column
+        values = np.log10(column.clip(lower=LEAST)) if criterion.ratio else column
         values = -values if criterion.better == "lower" else values
         spread = values.max() - values.min()
         found[name] = ((values - values.min()) / spread if spread else values * 0 + 1).fillna(0.0)

@@ -50,10 +50,10 @@ def path(protocol: str) -> Path:
 
 
 def source(protocol: str) -> Any:
-    """The program, which a notebook shows in colour; `print` shows it anywhere."""
-    from IPython.display import Code
+    """The program, which a notebook shows in colour; its `data` is the text."""
+    from IPython.display import Markdown
 
-    return Code(data=path(protocol).read_text(), language="python")  # type: ignore[no-untyped-call]
+    return Markdown(f"```python\n{path(protocol).read_text()}```")  # type: ignore[no-untyped-call]
 
 
 def effort(protocol: str) -> Effort:
