@@ -8,7 +8,6 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from types import SimpleNamespace
 from typing import Any
 
 from labkit.errors import UsageError
@@ -78,9 +77,6 @@ class Figure:
             raise UsageError(f"The experiment {name!r} is not in it.")
         if isinstance(run, UsageError):
             raise run
-        if query.frame == "demonstrations":
-            frame = run.demonstrations
-            run = SimpleNamespace(demonstrations=frame.assign(**{query.metric: frame["outcome"] == query.metric}))
         for trial, error in getattr(run, "errors", {}).items():
             if trial.split("-")[1] in (*listed(query.of), *listed(query.against)):
                 raise UsageError(f"The trial {trial} failed: {error}")
@@ -110,8 +106,13 @@ class Figure:
         relative = self.query.against or self.base or self.baseline
         return metric._replace(unit="×", digits=2) if relative else metric
 
+    @property
+    def _worked(self) -> bool:
+        """Whether its figures say no more than that something worked, or did not."""
+        return self.query.frame == "demonstrations" and self.holds == "== 1"
+
     def _asked(self) -> str:
-        if self.query.frame == "demonstrations":
+        if self._worked:
             return self.label
         if self.holds == NEVER:
             return f"{self.label or self._metric.label}: {NEVER}"
@@ -122,9 +123,7 @@ class Figure:
     def _words(self, key: str, value: float) -> str:
         by = self.query.by
         key = HEADINGS[key] if by == "protocol" else f"{by} {key}" if key.replace(".", "").isdigit() else key
-        if self.query.frame == "demonstrations":
-            return key
-        if math.isnan(value) and self.nan == "skip":
+        if self._worked or (math.isnan(value) and self.nan == "skip"):
             return key
         shown = NEVER if math.isnan(value) else "∞" if math.isinf(value) else f"{value:,.{self._metric.digits}f}"
         return f"{key} ({shown})" if key else shown
@@ -132,7 +131,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim in one plain sentence; where a run has no figures it is cited, from `source`.
+    """One claim in one plain sentence; where nothing was measured it is cited, from `source`.
 
     protocol: a protocol, general or choosing. depends: on what the verdict does where the conditions disagree.
     """
@@ -180,7 +179,7 @@ class Claim:
                 return "cited", self.source
             return "not measured", f"Not measured in this run: {error}"
         held = {figure.judge(value) for figure, found in answers for value in found.values()} - {None}
-        text = "\n".join(figure.text(found) for figure, found in answers)
+        text = "\n".join([*(figure.text(found) for figure, found in answers), *filter(None, [self.source])])
         if not held:
             return "not measured", f"Not measured in this run: no case decides it. {text}"
         shown = all(figure.query.frame == "demonstrations" for figure in self.figures)

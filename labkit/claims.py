@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from labkit import api
+from labkit import api, demos
 from labkit.claim import HEADINGS, Claim
 from labkit.errors import UsageError
 from labkit.evidence import Evidence, clients, demonstrations
@@ -38,26 +38,39 @@ VERDICTS = {
 }
 """Every verdict, with its symbol and its colour."""
 
-KINDS: dict[str, Callable[..., Run]] = {"compare": api.compare, "sweep": api.sweep}
+
+def _demonstrate(out: Path, names: Iterable[str]) -> None:
+    facts = demos.run(names)
+    out.mkdir(parents=True)
+    demos.save(facts, out)
+
+
+KINDS: dict[str, Callable[..., Any]] = {"compare": api.compare, "sweep": api.sweep, "demonstrations": _demonstrate}
 MADE = {"workload": Workload, "timings": Timings, "conditions": Conditions}
-CLIENTS, DEMONSTRATIONS = "clients", "demonstrations"
+CLIENTS = "clients"
 COLUMNS = ["id", "protocol", "claim", "verdict", "figures", "depends", "why"]
 WIDTH, INDENT = 112, 18
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run: `lab.compare` or `lab.sweep` with these arguments. quick: what then goes over the workload's."""
+    """What is run: `lab.compare`, `lab.sweep` or `demos.run` with these arguments.
+
+    quick: what then goes over the workload's. same: what of the workload an ordinary run has to share to stand for it,
+    because thresholds rest on it.
+    """
 
     name: str
     kind: str
     arguments: Mapping[str, Any]
     quick: Mapping[str, Any]
+    same: tuple[str, ...] = ()
 
     def call(self, out: Path, quick: bool = False) -> inspect.BoundArguments:
         """The arguments of the call; UsageError for some that cannot be."""
-        given: dict[str, Any] = {**self.arguments, "drawn": False, "out": out}
-        given["workload"] = {**given.get("workload", {}), **(self.quick if quick else {})}
+        given: dict[str, Any] = {**self.arguments, "out": out}
+        if self.kind != "demonstrations":
+            given |= {"drawn": False, "workload": {**given.get("workload", {}), **(self.quick if quick else {})}}
         try:
             given |= {name: made(**given[name]) for name, made in MADE.items() if name in given}
             return inspect.signature(KINDS[self.kind]).bind(**given)
@@ -68,6 +81,17 @@ class Experiment:
         """Runs it into a folder. UsageError before anything starts."""
         call = self.call(out, quick)
         KINDS[self.kind](*call.args, **call.kwargs)
+
+    def asked_of(self, run: Evidence) -> Any:
+        """An ordinary run in its place, or the UsageError that says why it cannot be."""
+        if self.kind == "demonstrations":
+            return None
+        over = self.arguments.get("over")
+        mine = Workload(**self.arguments.get("workload", {})).to_json()
+        lacking = [f"{name} {mine[name]:g}" for name in self.same if mine[name] != run.manifest["workload"].get(name)]
+        if over != run.swept:
+            return UsageError(f"It takes a sweep over {over}." if over else "It takes a comparison, not a sweep.")
+        return UsageError(f"It takes a run with {', '.join(lacking)}.") if lacking else run
 
 
 class Verdicts:
@@ -110,22 +134,28 @@ class Verdicts:
         return "\n".join([*lines, self.counts])
 
     def _repr_html_(self) -> str:
-        body = []
+        lines = [
+            f"<table><caption>{escape(self.counts)}</caption>",
+            _html("th", "Claim", "Verdict", "What it rests on"),
+        ]
         for heading, rows in self._rows():
-            body.append(f'<tr><th colspan="3" style="text-align:left">{escape(heading)}</th></tr>')
+            lines.append(f'<tr><th colspan="3" {ASIDE}>{escape(heading)}</th></tr>')
             for row in rows:
                 symbol, colour = VERDICTS[row.verdict]
-                first, *rest = map(escape, _notes(row))
-                notes = "<br>".join([*first.split("\n"), *rest])
-                word = f'<b style="color:{colour};white-space:nowrap">{symbol} {escape(row.verdict)}</b>'
-                cells = (escape(row.claim), word, notes)
-                body.append(
-                    "<tr>"
-                    + "".join(f'<td style="text-align:left;vertical-align:top">{x}</td>' for x in cells)
-                    + "</tr>"
+                word = f'<b style="color:{colour};white-space:nowrap">{symbol} {row.verdict}</b>'
+                on = f"<br>on {escape(row.depends)}" if row.verdict == "it depends" else ""
+                figures = "<br>".join(map(escape, row.figures.split("\n")))
+                lines.append(
+                    _html("td", escape(row.claim), word + on, f"{escape(row.why)}<br><small>{figures}</small>")
                 )
-        head = "".join(f'<th style="text-align:left">{name}</th>' for name in ("Claim", "Verdict", "What it rests on"))
-        return f"<table><caption>{escape(self.counts)}</caption><tr>{head}</tr>{''.join(body)}</table>"
+        return "\n".join([*lines, "</table>"])
+
+
+ASIDE = 'style="text-align:left;vertical-align:top"'
+
+
+def _html(tag: str, *cells: str) -> str:
+    return "<tr>" + "".join(f"<{tag} {ASIDE}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _notes(row: Any) -> list[str]:
@@ -150,21 +180,24 @@ def load(path: Path | None = None) -> tuple[dict[str, Experiment], list[Claim]]:
     for claim in claims:
         if ids.count(claim.id) > 1:
             raise UsageError(f"Two claims have the id {claim.id!r}; give each its own.")
-        for name in {figure.experiment for figure in claim.figures} - {*experiments, CLIENTS, DEMONSTRATIONS}:
+        for name in {figure.experiment for figure in claim.figures} - {*experiments, CLIENTS}:
             raise UsageError(f"The claim {claim.id!r} is of the experiment {name!r}, which there is not.")
     return experiments, claims
 
 
 def _experiment(name: str, table: dict[str, Any]) -> Experiment:
     arguments = dict(table)
-    kind, quick = arguments.pop("kind", None), arguments.pop("quick", {})
+    kind, quick, same = (arguments.pop(key, default) for key, default in (("kind", None), ("quick", {}), ("same", ())))
     if kind not in KINDS:
         raise UsageError(f"The experiment {name!r} is of kind {kind!r}; choose from {', '.join(KINDS)}.")
-    return Experiment(name, kind, arguments, quick)
+    return Experiment(name, kind, arguments, quick, tuple(same))
 
 
-def experiment(name: str, out: Path | str | None = None, quick: bool = False) -> Run:
-    """Runs one experiment into out/NAME, which appears when it is finished. Without `out` it is a temporary folder."""
+def experiment(name: str, out: Path | str | None = None, quick: bool = False) -> Any:
+    """Runs one experiment into out/NAME, which appears when it is finished. Without `out` it is a temporary folder.
+
+    Returns its Run, or the frame of demonstrations.
+    """
     experiments, _ = load()
     if name not in experiments:
         raise UsageError(f"There is no experiment {name!r}; choose from {', '.join(experiments)}.")
@@ -178,7 +211,8 @@ def experiment(name: str, out: Path | str | None = None, quick: bool = False) ->
         under_way.rename(place)
     finally:
         shutil.rmtree(under_way, ignore_errors=True)
-    return Run(place)
+    found = _opened(place)
+    return found.run if isinstance(found, Evidence) else found.demonstrations
 
 
 def run(out: Path | str, quick: bool = False) -> Verdicts:
@@ -192,10 +226,10 @@ def run(out: Path | str, quick: bool = False) -> Verdicts:
     return read(out)
 
 
-def read(folder: Path | str) -> Verdicts:
+def read(run: Run | Path | str) -> Verdicts:
     """The verdicts of a claims run, or of an ordinary run as far as it answers. UsageError when it is neither."""
     experiments, claims = load()
-    evidence = _evidence(Path(folder), experiments)
+    evidence = _evidence(run.folder if isinstance(run, Run) else Path(run), experiments)
     failed = {f"{name}/{trial}": error for name in experiments for trial, error in _errors(evidence.get(name)).items()}
     return Verdicts(verdicts(claims, evidence), failed)
 
@@ -213,17 +247,15 @@ def verdicts(claims: Iterable[Claim], evidence: Mapping[str, Any]) -> pd.DataFra
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _evidence(folder: Path, experiments: Iterable[str]) -> dict[str, Any]:
+def _evidence(folder: Path, experiments: Mapping[str, Experiment]) -> dict[str, Any]:
     there: dict[str, Any] = {CLIENTS: clients()}
     if (folder / "manifest.json").exists():
         plain = Evidence(Run(folder))
         _ = plain.recordings
-        return there | dict.fromkeys(experiments, plain)
+        return there | {name: each.asked_of(plain) for name, each in experiments.items()}
     for name in experiments:
         if (folder / name).is_dir():
             there[name] = _opened(folder / name)
-    if (folder / DEMONSTRATIONS).is_dir():
-        there[DEMONSTRATIONS] = _opened(folder / DEMONSTRATIONS)
     if len(there) == 1:
         raise UsageError(f"{str(folder)!r} is no run of claims, nor any run; give a folder that `labkit claims` wrote.")
     return there
@@ -231,6 +263,6 @@ def _evidence(folder: Path, experiments: Iterable[str]) -> dict[str, Any]:
 
 def _opened(folder: Path) -> Any:
     try:
-        return demonstrations(folder) if folder.name == DEMONSTRATIONS else Evidence(Run(folder))
+        return demonstrations(folder) if (folder / demos.FILE).exists() else Evidence(Run(folder))
     except UsageError as error:
         return error

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from labkit.clients import effort
+from labkit.demos import FILE, Fact
 from labkit.errors import UsageError
 from labkit.figures import Metric
 from labkit.ledger import Kind
@@ -24,6 +25,7 @@ SIDES = ("consumer", "producer")
 SHARES = ("lost", "rejected", "gap_seen", "silent")
 
 ADDED = {
+    "outcome": Metric("", "", 0, ""),
     "deliveries": Metric("Deliveries", "", 0, ""),
     "lost": Metric("Lost", "events", 0, "lower"),
     "unexpected": Metric("Not asked for", "events", 0, "lower"),
@@ -106,8 +108,8 @@ def clients() -> SimpleNamespace:
 def demonstrations(folder: Path) -> SimpleNamespace:
     """What demonstrations came to; UsageError when their file is damaged."""
     try:
-        rows = json.loads((folder / "demonstrations.json").read_text(encoding="utf-8"))
-        frame = pd.DataFrame(rows)[["demonstration", "protocol", "condition", "outcome"]]
+        rows = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        frame = pd.DataFrame(rows)[list(Fact._fields)].astype({"outcome": float})
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"The demonstrations in {str(folder)!r} are damaged or missing; run them again.") from None
     return SimpleNamespace(demonstrations=frame)

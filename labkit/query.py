@@ -14,7 +14,7 @@ from labkit.errors import UsageError
 from labkit.protocols import find
 
 # What measures a frame, where `labkit compare` alone does not.
-COMMANDS = {"duplex": "labkit compare --duplex"}
+COMMANDS = {"duplex": "labkit compare --duplex", "demonstrations": "labkit claims"}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import labkit as lab
-from labkit import claims
+from labkit import claims, demos
 from labkit.cli import main
 from labkit.errors import UsageError
 from labkit.evidence import ADDED, Evidence, clients
@@ -16,7 +16,9 @@ from labkit.protocols import PROTOCOLS
 from labkit.query import listed
 from labkit.trial import Measure
 
-FRAMES = {str(measure): set(COLUMNS[measure].split()) | set(ADDED) for measure in Measure}
+FRAMES = {"demonstrations": set(demos.Fact._fields)} | {
+    str(measure): set(COLUMNS[measure].split()) | set(ADDED) for measure in Measure
+}
 EXPERIMENTS, CLAIMS = claims.load()
 
 
@@ -64,7 +66,10 @@ def test_every_claim_asks_for_columns_that_there_are(claim: claims.Claim) -> Non
 def test_every_experiment_can_be_and_is_asked(name: str) -> None:
     asked = {each for claim in CLAIMS for figure in claim.figures for each in (figure.experiment, figure.baseline)}
     assert name in asked
-    assert EXPERIMENTS[name].call(Path("out"), quick=True).kwargs["drawn"] is False
+    arguments = EXPERIMENTS[name].call(Path("out"), quick=True).arguments
+    assert arguments["out"] == Path("out")
+    if EXPERIMENTS[name].kind == "demonstrations":
+        assert set(arguments["names"]) <= set(demos.DEMONSTRATIONS)
 
 
 def test_a_run_answers_what_it_measured_and_says_of_the_rest_that_it_did_not(ran: Path) -> None:
@@ -96,6 +101,21 @@ def test_the_table_of_some_protocols(ran: Path) -> None:
     assert set(found.of("sse", "choosing").frame["protocol"]) == {"sse", "choosing"}
     with pytest.raises(UsageError, match="no claims of 'gopher'; choose from general, websocket"):
         found.of("gopher")
+
+
+def test_demonstrations_are_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = [demos.Fact("any_server", "webhook", "one", 1.0), demos.Fact("any_server", "webhook", "two", 0.0)]
+    monkeypatch.setitem(demos.DEMONSTRATIONS, "any_server", lambda: iter(facts))
+    for name in set(demos.DEMONSTRATIONS) - {"any_server"}:
+        monkeypatch.setitem(demos.DEMONSTRATIONS, name, lambda: iter(()))
+    assert list(claims.experiment("demonstrations", tmp_path)["outcome"]) == [1.0, 0.0]
+    verdicts = by_id(claims.read(tmp_path))
+    assert verdicts["webhook-any-server"] == "it depends"
+    assert verdicts["websocket-passes"] == "not measured"
+    assert verdicts["sse-no-authorization"] == "cited"
+    (tmp_path / "demonstrations" / demos.FILE).write_text("[{}]")
+    figures = claims.read(tmp_path).frame.set_index("id")["figures"]["webhook-any-server"]
+    assert "are damaged or missing" in figures
 
 
 def test_a_finished_experiment_is_not_run_again(ran: Path) -> None:
@@ -143,7 +163,17 @@ def test_an_ordinary_run_answers_what_it_can(plain: Path, capsys: pytest.Capture
     assert verdicts["resthooks-one-call"] == "supported"
     assert verdicts["resthooks-moves-polling"] == "refuted"
     assert verdicts["resthooks-no-polling"] == "it depends"
-    assert verdicts["pubsub-narrow"] == "not measured"
+    assert verdicts["pubsub-narrow"] == verdicts["websocket-low-overhead"] == "not measured"
+    figures = claims.read(lab.Run(plain)).frame.set_index("id")["figures"]
+    assert figures["pubsub-narrow"] == "Not measured in this run: It takes a run with topics 10."
+    assert figures["websocket-low-overhead"] == "Not measured in this run: It takes a sweep over size."
+    assert figures["sse-lost-until-then"].startswith("Not measured in this run: This run measured no loss")
+
+
+def test_a_sweep_stands_for_a_sweep_over_the_same(ran: Path) -> None:
+    verdicts = by_id(claims.read(ran / "sizes"))
+    assert verdicts["websocket-low-overhead"] == "supported"
+    assert verdicts["push-saves-bytes"] == verdicts["webhook-no-connection"] == "not measured"
 
 
 def test_evidence_adds_to_the_frames_of_a_run(plain: Path) -> None:
@@ -192,7 +222,10 @@ CLAIM = '[[claim]]\nid = "x"\nprotocol = "sse"\nclaim = "A."\nwhy = "B."\nsource
         ("[[claim]\n", "cannot be read"),
         (CLAIM + CLAIM, "Two claims have the id 'x'"),
         (CLAIM + 'what = "D."\n', "The claim 'x' is damaged: it has 'what'"),
-        ('[experiment.e]\nkind = "guess"\n', "The experiment 'e' is of kind 'guess'; choose from compare, sweep"),
+        (
+            '[experiment.e]\nkind = "guess"\n',
+            "The experiment 'e' is of kind 'guess'; choose from compare, sweep, demonstrations",
+        ),
         (
             CLAIM + 'depends = "E."\nexperiment = "e"\n[[claim.figures]]\nframe = "loss"\nmetric = "lost"\nof = "sse"\n'
             'holds = "> 1"\n',
