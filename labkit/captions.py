@@ -12,10 +12,10 @@ RETRYING = ("webhook", "resthooks")
 """The protocols whose recovery is to deliver again, as Standard Webhooks does."""
 
 
-def setting(trials: Sequence[Trial]) -> list[str]:
+def setting(trials: Sequence[Trial], alone: bool = True) -> list[str]:
     """What was offered; over which way, with which timings, how often; through which outage. One run, one setting.
 
-    A sweep's parameter is given as the range of its values.
+    A sweep's parameter is given as the range of its values. alone: each repeat of a latency is drawn besides.
     """
     first, load, waits = trials[0], trials[0].workload, trials[0].timings
     loads = [trial.workload for trial in trials]
@@ -32,8 +32,8 @@ def setting(trials: Sequence[Trial]) -> list[str]:
     said[_retries(waits)] = bool(recovering) and waits.attempts > 1
     way = ", ".join(words for words, true in said.items() if true)
     if (repeats := max(trial.repeat for trial in trials)) > 1:
-        alone = first.measure is Measure.LATENCY and len(set(loads)) == 1
-        way += f"; {repeats} repeats, pooled" + (" (thin lines: each alone)" if alone else "")
+        thin = " (thin lines: each alone)" if alone and first.measure is Measure.LATENCY else ""
+        way += f"; {repeats} repeats, pooled{thin}"
     many = max(each.subscribers for each in loads) > 1
     hosts = f"{_range(each.subscribers for each in loads)} subscriber{'s' if many else ''}"
     to = f"from {hosts}, each answered alone" if first.duplex else f"to {hosts}"

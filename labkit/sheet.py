@@ -112,11 +112,12 @@ def draw(
 
     `frame` has a row for each recording of the measure; the measure's own by default.
     """
+    own = frame is None
     frame = getattr(run, measure) if frame is None else frame
     chosen = [(number, found) for number, found in enumerate(run.of(measure)) if only(found.trial)]
     groups = _grouped(chosen, frame)
     lines = [f"This run has no finished {measure} trial, so there is nothing to draw"]
-    lines = setting([recording.trial for _, recording in chosen]) if chosen else lines
+    lines = setting([recording.trial for _, recording in chosen], alone=own) if chosen else lines
     failed = ", ".join(name for name in run.errors if name.startswith(f"{measure}-"))
     failed = failed and f"Failed, and so not shown: {failed}."
     notes = [

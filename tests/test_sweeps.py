@@ -235,15 +235,18 @@ def test_a_point_of_a_saturated_generator_is_hollow_and_said(tmp_path: Path) -> 
     assert words(chart).count("⚠ generator saturated") == 1
 
 
-def test_repeats_are_pooled_by_their_median_between_the_lowest_and_the_highest(tmp_path: Path) -> None:
-    trials = planned("rate", (50, 200), ("sse",), guarantees=(Guarantee.AT_MOST_ONCE,), repeat=3)
+@pytest.mark.parametrize("values", [(50, 200), (200,)])
+def test_repeats_are_pooled_by_their_median_between_the_lowest_and_the_highest(
+    values: tuple[float, ...], tmp_path: Path
+) -> None:
+    trials = planned("rate", values, ("sse",), guarantees=(Guarantee.AT_MOST_ONCE,), repeat=3)
     delays = {trial: {"delay_ms": {1: 1, 2: 2, 3: 6}[trial.repeat]} for trial in trials}
     chart = charts.sweep(swept(tmp_path / "run", "rate", delays))
     axes = panels(chart)[0]
     (line,) = [each for each in axes.lines if each.get_linewidth() == 1.8]
-    assert list(line.get_ydata()) == pytest.approx([11, 11])
+    assert list(line.get_ydata()) == pytest.approx([11] * len(values))
     (spans,) = axes.collections
-    assert [segment[:, 1].tolist() for segment in spans.get_segments()] == [pytest.approx([5.5, 33])] * 2
+    assert [segment[:, 1].tolist() for segment in spans.get_segments()] == [pytest.approx([5.5, 33])] * len(values)
     assert "3 repeats, pooled." in chart.alt
 
 
