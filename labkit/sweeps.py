@@ -144,7 +144,7 @@ def _sweep(chart: Chart, groups: Groups, top: float, over: str) -> None:
             chart.write(left + span - LABELS - LEFT + 27, above + 28, f"at {view.value.format(values[-1])}", color=SOFT)
             axes = chart.panel(left, above + 44, span - LABELS - LEFT, tall - AROUND)
             alike = [other for other in view.metrics if METRICS[other].unit == metric.unit]
-            _frame(axes, values, _limits(points(group, over, each)["median"] for group in members for each in alike))
+            _frame(axes, values, _limits(points(group, over, each) for group in members for each in alike))
             axes.set_xlabel(f"{view.axis}, log scale")
             axes.set_ylabel(f"{metric.unit}, log scale  (← {metric.better} is better)")
             told = "; ".join(_lines(chart, axes, those, over, name, values[-1]))
@@ -152,9 +152,9 @@ def _sweep(chart: Chart, groups: Groups, top: float, over: str) -> None:
         above += tall
 
 
-def _limits(series: Iterable["pd.Series[Any]"]) -> tuple[float, float]:
-    """From below the lowest to above the highest, a factor of ten at least."""
-    every = np.concatenate(list(series))
+def _limits(found: Iterable[pd.DataFrame]) -> tuple[float, float]:
+    """From below the lowest repeat to above the highest, a factor of ten at least."""
+    every = np.concatenate([each[["min", "max"]].to_numpy().ravel() for each in found])
     there = every[every > 0] if (every > 0).any() else np.array([0.1, 1.0])
     low, high = float(there.min()) / 1.4, float(there.max()) * 1.4
     spare = max(10 / (high / low), 1) ** 0.5

@@ -247,6 +247,7 @@ def test_repeats_are_pooled_by_their_median_between_the_lowest_and_the_highest(
     assert list(line.get_ydata()) == pytest.approx([11] * len(values))
     (spans,) = axes.collections
     assert [segment[:, 1].tolist() for segment in spans.get_segments()] == [pytest.approx([5.5, 33])] * len(values)
+    assert axes.get_ylim()[0] < 5.5 < 33 < axes.get_ylim()[1]
     assert "3 repeats, pooled." in chart.alt
 
 
