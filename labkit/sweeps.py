@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from labkit.errors import UsageError
-from labkit.figures import METRICS, SATURATED_MS
-from labkit.looks import MARGIN, SOFT, WIDTH, Chart
+from labkit.figures import ENOUGH, METRICS, SATURATED_MS
+from labkit.looks import LOOKS, MARGIN, SOFT, WIDTH, Chart
 from labkit.plan import SWEPT
 from labkit.results import Run
 from labkit.sheet import Group, Groups, dodge, draw, heading
@@ -98,10 +98,21 @@ def sweep(run: Run) -> Chart:
     def body(chart: Chart, groups: Groups, top: float) -> None:
         _sweep(chart, groups, top, over)
 
-    note = f"""{view.note} Thin upright lines: lowest and highest of the repeats. Hollow: the generator was saturated (1
-        event in 100 more than {SATURATED_MS:g} ms late), so the point is as much the lab's as the protocol's. Dashed:
-        the baselines."""
+    note = " ".join([view.note, *keys(run.cost, view.metrics)])
     return draw(run, SWEPT[over], view.title, note, lambda groups: sum(_rows(groups, over)), body, frame=run.cost)
+
+
+def keys(cost: pd.DataFrame, metrics: Iterable[str]) -> list[str]:
+    """What the marks on a chart of these rows mean, and why some points are missing; no word of what is not there."""
+    timed = [name for name in metrics if name.endswith("_ms")]
+    found = {
+        f"No point: fewer than {ENOUGH} deliveries lie beyond that percentile.": cost[timed].isna().any().any(),
+        "Thin upright lines: lowest and highest of the repeats.": cost["trial"].nunique() > 1,
+        f"""Hollow: the generator was saturated (1 event in 100 more than {SATURATED_MS:g} ms late), so the point is as
+        much the lab's as the protocol's.""": cost["saturated"].any(),
+        "Dashed: the baselines.": any(LOOKS[name].dash != "-" for name in cost["protocol"]),
+    }
+    return [words for words, true in found.items() if true]
 
 
 def knee(medians: "pd.Series[Any]") -> float | None:

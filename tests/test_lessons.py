@@ -138,7 +138,7 @@ def test_of_several_outages_one_has_to_be_named(tmp_path, file):
 
 def test_every_exercise_can_be_answered_wrongly_with_a_hint():
     found = lessons.exercises()
-    assert 12 <= len(found) <= 16
+    assert len(found) >= 12
     for asked in found.values():
         cases = [hint["when"] for hint in asked.hints]
         assert asked.unit

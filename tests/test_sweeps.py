@@ -18,7 +18,7 @@ from labkit.looks import LOOKS, Chart
 from labkit.plan import MOST_VALUES, SWEPT, Plan, Sweep
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run
-from labkit.sweeps import VIEWS, knee
+from labkit.sweeps import VIEWS, keys, knee
 from labkit.trial import Guarantee, Timings, Trial
 
 VALUES = {
@@ -274,3 +274,28 @@ def test_the_interval_of_the_plan_is_not_taken_for_that_of_the_sweep(tmp_path: P
     chart = charts.sweep(swept(tmp_path / "run", "interval", {trial: {} for trial in trials}))
     assert "poll every 0.5 s" in chart.alt
     assert replace(trials[0].timings, poll=0.05) == Timings(poll=0.05)
+
+
+def cost(**columns: list[object]) -> pd.DataFrame:
+    """Two points of one protocol, unsaturated, all figures there."""
+    plain = {"protocol": ["sse", "sse"], "trial": [1, 1], "saturated": [False, False], "p50_ms": [1.0, 1.0]}
+    return pd.DataFrame({**plain, "p99_ms": [2.0, 2.0], **columns})
+
+
+def test_a_chart_explains_no_mark_that_it_does_not_have() -> None:
+    assert keys(cost(), ("p50_ms", "p99_ms")) == []
+    assert keys(cost(p99_ms=[np.nan, 2.0]), ("requests_per_event", "p50_ms")) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "word"),
+    [
+        ({"p99_ms": [np.nan, 2.0]}, "No point"),
+        ({"trial": [1, 2]}, "Thin upright lines"),
+        ({"saturated": [False, True]}, "Hollow"),
+        ({"protocol": ["sse", "polling"]}, "Dashed"),
+    ],
+)
+def test_a_mark_that_it_has_is_explained(columns: dict[str, list[object]], word: str) -> None:
+    (line,) = keys(cost(**columns), ("p50_ms", "p99_ms"))
+    assert line.startswith(word)
