@@ -94,6 +94,12 @@ class Chart(Figure):
             self.savefig(file, format="svg", metadata=about)
         return file.getvalue()
 
+    def _ipython_display_(self) -> None:
+        """One picture: once a widget was used, IPython would show every figure a second time, without its text."""
+        from IPython.display import display
+
+        display({"text/html": self._repr_html_(), "text/plain": self.alt}, raw=True)  # type: ignore[no-untyped-call]
+
     def _repr_html_(self) -> str:
         source = f"data:image/png;base64,{base64.b64encode(self.png()).decode()}"
         image = f'<img style="max-width:100%" width="{WIDTH}" src="{source}" alt="{html.escape(self.alt)}">'

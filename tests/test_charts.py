@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
@@ -190,6 +192,16 @@ def test_files_carry_their_alt_text(full: Run, tmp_path: Path) -> None:
     assert png.stat().st_size < 120_000
     assert chart.alt in svg.read_text(encoding="utf-8")
     assert "<dc:date>" not in svg.read_text(encoding="utf-8")
+
+
+def test_a_notebook_shows_it_once_also_where_widgets_have_every_figure_drawn(full: Run, monkeypatch) -> None:
+    shown: list[dict[str, str]] = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    formatter = DisplayFormatter()
+    formatter.formatters["image/png"].for_type(Figure, lambda figure: b"a second picture")
+    assert formatter.format(charts.latency(full)) == ({}, {})
+    assert [set(data) for data in shown] == [{"text/html", "text/plain"}]
+    assert shown[0]["text/plain"] == charts.latency(full).alt
 
 
 @DRAWS
