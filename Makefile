@@ -13,7 +13,7 @@ compare: .venv/ready
 
 test: .venv/ready
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadscope tests $(ARGS)
-	$(BIN)/pytest --nbval-lax --nbval-cell-timeout 60 notebooks
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadscope --nbval-lax --nbval-cell-timeout 60 notebooks
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
