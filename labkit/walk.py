@@ -101,9 +101,11 @@ class Walk:
             node.answer()
         self._break(start)
         end = start / 1e9 + self._trial.workload.length
-        while not (looks := self._look())[self._driver]["done"]:
+        while not self._look()[self._driver]["done"]:
             self._pause(min(LOOK_EVERY, max(0.02, end - time.monotonic())))
-        self._cpu_s = {role: look["cpu_s"] for role, look in looks.items() if look and "cpu_s" in look}
+        if self._trial.measure is Measure.COST:
+            self._until(end)  # what is asked after the last event is part of what the load costs
+        self._cpu_s = {role: look["cpu_s"] for role, look in self._look().items() if look and "cpu_s" in look}
         self._mark("settle")
 
     def _break(self, start: int) -> None:

@@ -265,7 +265,7 @@ def test_a_producer_whose_broker_was_killed_can_be_closed(bench):
 
 def kill(consumer):
     """What is left of a consumer's connections after a SIGKILL: nothing, and nobody who dials again."""
-    for client in consumer._clients:
+    for client in consumer._clients.values():
         client.options["allow_reconnect"] = False
         client._transport._io_writer.transport.abort()
 
@@ -342,7 +342,7 @@ def test_a_quiet_broker_that_is_alive_is_not_left(bench):
         ):
             await producer.connect(url)
             await consumer.connect(url, None)
-            (client,) = consumer._clients
+            (client,) = consumer._clients.values()
             request, asked = client.request, []
 
             async def noted(*words, **options):

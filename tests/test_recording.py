@@ -71,6 +71,15 @@ def test_polling_asks_as_often_as_its_interval_says_whatever_happens(stations: L
         assert polls - 2 * HOSTS <= recording.requests() <= polls + 2 * HOSTS
 
 
+def test_polls_after_the_last_event_of_a_load_are_part_of_it(stations: Lab) -> None:
+    load = Workload(rate=2, duration=1.0, subscribers=1)
+    trials = Plan(load, ("polling",), measures=(Measure.COST,), timings=TIMINGS).trials()
+    for recording in stations.run(trials):
+        assert recording.phases["settle"] - recording.phases["load"] >= 1e9
+        # The second and last event is due after half a second, when ten of the twenty polls are made.
+        assert 17 <= recording.requests() <= 22
+
+
 def test_a_long_poll_is_asked_again_for_each_answer(stations: Lab) -> None:
     for recording in costs(stations, "longpolling"):
         arrived = recording.outcome.arrived_ns
