@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,8 +30,8 @@ FILE = "demonstrations.json"
 RATE, PATIENCE, LIMIT = 5.0, 2.5, 8.0
 """Events a second; seconds to wait for one once an answer has begun; and in all, for a client that gets none."""
 
-CROWD = 200
-"""Connections to one server: enough to tell a port for each from one for all, and few enough for any machine."""
+CROWD = 100
+"""Connections to one server: enough to tell a port for each from one for all, and open files for any machine."""
 
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge", "microsoft-edge")
 
@@ -94,8 +94,11 @@ def any_server() -> Iterator[Fact]:
         with serving() as (url, received), launch("webhook") as server:
             secret = _endpoint(server.url, url)
             server.publish({"hello": "world"})
-            headers, body = received()
-            yield Fact("any_server", "webhook", condition, float(_verifies(secret, headers, body)))
+            try:
+                genuine, detail = _verifies(secret, *received()), ""
+            except TimeoutError:
+                genuine, detail = False, "nothing came"
+            yield Fact("any_server", "webhook", condition, float(genuine), detail)
 
 
 def _endpoint(control: str, url: str) -> str:
@@ -110,7 +113,7 @@ def _verifies(secret: str, headers: dict[str, str], body: bytes) -> bool:
 
     try:
         Webhook(secret).verify(body, headers)
-    except WebhookVerificationError:
+    except (WebhookVerificationError, ValueError):
         return False
     return True
 
@@ -133,8 +136,9 @@ def _plain_server() -> Iterator[tuple[str, Received]]:
         def log_message(self, *_: object) -> None: ...
 
     def received() -> tuple[dict[str, str], bytes]:
-        came.wait(LIMIT)
-        return kept[0] if kept else ({}, b"")
+        if not came.wait(LIMIT):
+            raise TimeoutError
+        return kept[0]
 
     with _serving(Handler) as url:
         yield url, received
@@ -217,7 +221,8 @@ def eventsource() -> Iterator[Fact]:
         with _serving(_page(asked)) as url, tempfile.TemporaryDirectory(prefix="labkit-browser-") as profile:
             switches = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
             switches += ["--disable-background-networking", "--disable-sync", "--timeout=2000", "--dump-dom"]
-            subprocess.run([str(browser), *switches, f"{url}/?how={how}"], capture_output=True, timeout=30)
+            with suppress(subprocess.TimeoutExpired):  # a browser that hangs has shown nothing, or enough
+                subprocess.run([str(browser), *switches, f"{url}/?how={how}"], capture_output=True, timeout=30)
         if asked:
             yield Fact("eventsource", "sse", how, float(asked[True] > 0), "Authorization header")
 

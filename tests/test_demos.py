@@ -51,6 +51,13 @@ def test_a_delivery_that_was_changed_on_the_way_does_not_verify() -> None:
     assert not demos._verifies(secret, headers, body.replace(b"world", b"World"))
 
 
+@pytest.mark.parametrize("serving", [demos._plain_server, demos._fixed])
+def test_a_delivery_that_never_comes_is_waited_for_in_bounds(serving, monkeypatch) -> None:
+    monkeypatch.setattr(demos, "LIMIT", 0.05)
+    with serving() as (_, received), pytest.raises(TimeoutError):
+        received()
+
+
 def test_connections_share_the_port_of_the_server_and_have_one_each_of_their_own() -> None:
     found = {condition: outcome for (_, condition), outcome in outcomes(demos.one_port()).items()}
     assert found == {"connections": demos.CROWD, "ports of the server": 1, "ports of the clients": demos.CROWD}
