@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from labkit.errors import UsageError
 from labkit.outage import Conditions, Outage
@@ -21,7 +21,18 @@ RETRY_SPAN = 272_105
 """Seconds from the first to the last attempt in the example schedule of Standard Webhooks: 75:35:05, 10 attempts."""
 
 
-class Guarantee(StrEnum):
+class Choice(StrEnum):
+    """One of a few words."""
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """The one of that name; UsageError names the ones there are."""
+        if name not in list(cls):
+            raise UsageError(f"There is no {cls.__name__.lower()} {str(name)!r}; choose from {', '.join(cls)}.")
+        return cls(name)
+
+
+class Guarantee(Choice):
     """At-most-once is the protocol out of the box; at-least-once has its own standard recovery switched on.
 
     Durable is at-least-once whose event log is a JetStream stream on disk: it outlives the producer.
@@ -31,13 +42,6 @@ class Guarantee(StrEnum):
     AT_LEAST_ONCE = "at-least-once"
     DURABLE = "durable"
 
-    @classmethod
-    def named(cls, name: str) -> "Guarantee":
-        """The guarantee of that name; UsageError names the ones there are."""
-        if name not in list(cls):
-            raise UsageError(f"There is no guarantee {str(name)!r}; choose from {', '.join(cls)}.")
-        return cls(name)
-
 
 class Payload(StrEnum):
     """What a REST hook carries: the whole event, or a claim check with which the consumer fetches it."""
@@ -46,7 +50,7 @@ class Payload(StrEnum):
     THIN = "thin"
 
 
-class Measure(StrEnum):
+class Measure(Choice):
     """What a trial is for. Latency connects directly where the link has no conditions; all others go through it.
 
     Cost is what a delivery takes in bytes, CPU and requests. Duplex sends the events of the workload the other way, as
@@ -58,13 +62,6 @@ class Measure(StrEnum):
     LOSS = "loss"
     COST = "cost"
     DUPLEX = "duplex"
-
-    @classmethod
-    def named(cls, name: str) -> "Measure":
-        """The measure of that name; UsageError names the ones there are."""
-        if name not in list(cls):
-            raise UsageError(f"There is no measure {str(name)!r}; choose from {', '.join(cls)}.")
-        return cls(name)
 
 
 COMPARED = (Measure.LATENCY, Measure.BANDWIDTH, Measure.LOSS)
