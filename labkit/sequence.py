@@ -284,30 +284,31 @@ class _Page:
                 self.say(x + 32, y, f"{number % 1000} failed" + (f": {status}" if status else ""))
 
     def traffic(self) -> None:
-        """Thin arrows for what else the link carried: set off from what lies there, before it or after it."""
-        arrivals = [self.y(m.arrived) for m in self.told.messages if m.arrived]
-        arrivals += [self.y(at) for at, _ in self.told.again]
-        busy, drawn = list(arrivals), []
+        """Thin arrows for what else the link carried, set off from what lies there; the order stays what it was."""
+        there = [(m.arrived, m.number) for m in self.told.messages if m.arrived] + self.told.again
+        arrivals, firsts = [self.y(at) for at, _ in there], [self.y(group[0][0]) for group in self.near(there)]
+        drawn: list[tuple[float, str]] = []
         ways = self.told.chunks if self.trial.workload.subscribers == 1 else (Kind.UP,)
         bursts = [(burst, way) for way in ways for burst in self.near(self.told.chunks[way])]
         for burst, way in sorted(bursts):
             at = self.y(burst[0][0])
-            away = min((at - other for other in arrivals), key=abs, default=self.tall)
-            if way is Kind.DOWN and abs(away) < NEAR:
+            if way is Kind.DOWN and any(abs(at - other) < NEAR for other in arrivals):
                 continue  # the events themselves
-            step = -NEAR / 2 if -NEAR < away < 0 else NEAR / 2
-            there = (at + step * times for times in (0, 1, 2, 3, 4, -1, -2, -3, -4))
-            there = (y for y in there if all(abs(y - other) >= NEAR - 1 for other in busy))
-            y = next((y for y in there if self.broken(y) == self.broken(at)), None)
+            busy, last = [*arrivals, *(y for y, _ in drawn)], max((y for y, _ in drawn), default=0.0)
+            places = [at + NEAR / 2 * step for step in (0, 1, -1, 2, -2, 3, -3, 4, -4)]
+            places = [y for y in places if y > last and all(abs(y - other) > NEAR - 2 for other in busy)]
+            places = [y for y in places if all((first <= at) == (first < y) for first in firsts)]
+            y = next((y for y in places if self.broken(y) == self.broken(at)), None)
             if y is None:
                 continue
-            busy.append(y)
             start, end = (self.consumer, self.source)[:: 1 if way is Kind.UP else -1]
             self.arrow(
                 (start, y), (end, y), way.name, arrowstyle="->", color=GREY, lw=0.7, mutation_scale=6, zorder=1.5
             )
             drawn.append((y, f"{sum(size for _, size in burst):,} bytes"))
-        lines = busy + [self.y(message.stored) for message in self.told.messages]
+        lines, along = [y for y, _ in drawn], 34 / (self.consumer - self.source)
+        for message in self.told.messages:
+            lines.append(self.y(message.stored + along * ((message.arrived or message.stored) - message.stored)))
         for y, words in drawn:
             free = (y + off for off in (7, -7) if all(abs(y + off - line) > 5 for line in lines))
             if 16 + 5.4 * len(words) < self.consumer - self.source:

@@ -4,9 +4,10 @@ import zlib
 from dataclasses import replace
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
-from test_charts import MS, START, S, spec, texts, words, write_ledger, write_run
+from test_charts import MS, START, spec, texts, words, write_ledger, write_run
 
 from labkit import charts
 from labkit.audit import Fate
@@ -91,9 +92,7 @@ def test_each_event_is_an_arrow_from_when_it_was_sent_to_when_it_arrived(tmp_pat
     assert (len(straight), len(dashed)) == (8, 2)
     assert {arrow.get_linestyle() for arrow in straight} == {"-"}
     assert "-" not in {arrow.get_linestyle() for arrow in dashed}
-    assert {arrow.get_edgecolor() for arrow in (*straight, *dashed)} == {
-        (*tuple(int(LOOKS["websocket"].colour[n : n + 2], 16) / 255 for n in (1, 3, 5)), 1.0)
-    }
+    assert {to_hex(arrow.get_edgecolor()) for arrow in (*straight, *dashed)} == {LOOKS["websocket"].colour}
     (start, end), (late_start, late_end) = (arrow._posA_posB for arrow in (straight[0], dashed[0]))
     assert start[0] == late_start[0] < end[0] == late_end[0]
     tall = straight[1]._posA_posB[0][1] - start[1]  # 100 ms
@@ -183,6 +182,31 @@ def test_other_traffic_is_grey_and_what_lies_close_is_one_arrow(tmp_path):
     assert not arrows(charts.sequence(write(tmp_path / "two", "polling", link=link, subscribers=2)), "DOWN")
 
 
+@pytest.mark.parametrize(("before_ms", "room"), [(20, 0), (30, 1), (60, 1)])
+def test_an_answer_is_never_drawn_before_its_request(tmp_path, before_ms, room):
+    asked = at(5) - before_ms * MS
+    link = [(asked, 171, 0, 0, Kind.UP), (asked + MS // 2, 178, 0, 0, Kind.DOWN)]
+    chart = charts.sequence(write(tmp_path, "sse", link=link))
+    (up,) = arrows(chart, "UP")
+    answers = arrows(chart, "DOWN")
+    assert len(answers) == room
+    assert all(down._posA_posB[0][1] > up._posA_posB[0][1] for down in answers)
+
+
+def test_requests_lie_before_what_arrives_and_acknowledgements_behind_it(tmp_path):
+    requested, acknowledged = at(8) + MS // 2, HEALED + 3 * MS // 2  # half a millisecond from an arrival
+    link = [(acknowledged, 71, 0, 0, Kind.UP), (requested, 171, 0, 0, Kind.UP)]
+    chart = charts.sequence(write(tmp_path, "sse", [LEAST], late=[4, 5, 6], link=link))
+    acknowledgement, request = (arrow._posA_posB[0][1] for arrow in arrows(chart, "UP"))
+    assert acknowledgement > max(arrow._posA_posB[1][1] for arrow in arrows(chart, LATE)) + 5
+    assert request < arrows(chart, ON_TIME)[-2]._posA_posB[1][1] - 5
+
+
+def test_nothing_is_set_off_into_an_outage(tmp_path):
+    link = [(HEALED + MS // 2, 171, 0, 0, Kind.UP)]
+    assert not arrows(charts.sequence(write(tmp_path, "sse", [LEAST], late=[4], link=link)), "UP")
+
+
 def test_it_zooms_in(tmp_path):
     run = write(tmp_path, "sse", late=[4])
     chart = charts.sequence(run, seconds=(0.1, 0.31))
@@ -267,7 +291,7 @@ def test_every_kind_of_outage_is_drawn(tmp_path, kind):
     protocol = "pubsub" if kind == "broker-crash" else "sse"
     run = write(tmp_path, protocol, kind=kind)
     for role in ("producer", "consumer"):
-        write_ledger(run.recordings[0] and tmp_path / "trials" / run.recordings[0].trial.name / f"{role}-2.ledger", [])
+        write_ledger(tmp_path / "trials" / f"loss-{protocol}-at-most-once-{kind}-1" / f"{role}-2.ledger", [])
     chart = charts.sequence(run)
     assert len(shaded(chart)) == 1
     assert any("outage:" in text and kind in text for text in words(chart))
@@ -296,4 +320,3 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
     once, again = charts.sequence(run), charts.sequence(Run(run.folder))
     assert once.png() == again.png()
     assert once.svg() == again.svg()
-    assert S > 0

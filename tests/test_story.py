@@ -1,5 +1,6 @@
 import pytest
-from test_sequence import HEALED, MS, START, S, at, tell, write
+from test_charts import MS, START, S
+from test_sequence import HEALED, at, tell, write
 
 from labkit.audit import Fate
 from labkit.errors import UsageError
