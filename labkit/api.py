@@ -37,7 +37,8 @@ def compare(
 ) -> Run:
     """Drives one workload through protocols and guarantees; returns the run with its frames and charts.
 
-    measures: latency, bandwidth and loss, or some of them; cost and duplex besides, or instead.
+    measures: latency, bandwidth and loss, or some of them; cost and duplex besides, or instead. No
+    duplex trial is durable, for no log keeps an answer.
     guarantees: those out of the box, at-most-once and at-least-once, when left out. outage: an Outage, or a kind, which
     then begins after a third of the load and lasts a sixth of it, or several; "all" for every kind that a protocol can
     meet, with all guarantees when none are named; None for no outage trials. conditions: what the link does to traffic

@@ -30,7 +30,9 @@ def duplex(run: Run) -> Chart:
     """How long a request takes to be answered, in how many TCP stream bytes and over how many connections."""
     note = """Round trip: from when the request was due to when its answer was there; a percentile is given where enough
         answers lie beyond it. Bytes: of the TCP streams at the link, in both directions, by answers. Connections: those
-        opened through the link from set-up to the last answer, by subscribers. Dashed and hatched: the baselines."""
+        opened through the link from set-up to the last answer, by subscribers; a producer's POSTs share those to one
+        host, here all subscribers. A subscriber's own POSTs go one after the other over one connection, so with a
+        distance they queue. Dashed and hatched: the baselines."""
     title = "Duplex: what does it take to ask, and to be answered?"
 
     def height(groups: Groups) -> float:

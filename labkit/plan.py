@@ -92,6 +92,8 @@ class Plan:
             raise UsageError(f"There is nothing to compare; name a protocol ({', '.join(PROTOCOLS)}) and a guarantee.")
         if isinstance(self.repeat, bool) or not (isinstance(self.repeat, int) and 1 <= self.repeat <= 100):
             raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to 100.")
+        if Measure.DUPLEX in self.measures and set(self.guarantees) == {Guarantee.DURABLE}:
+            raise UsageError("No log keeps an answer, so there is no durable duplex trial; choose another guarantee.")
         for outage in self.outages:
             reasons = [reason for name in self.protocols if (reason := unmet(name, outage))]
             # Of several kinds each protocol meets those it can; one kind is meant for all that are named.

@@ -81,7 +81,7 @@ class Timings:
 
     heartbeat: float = 1.0
     poll: float = 0.25
-    hold: float = 10.0
+    hold: float = 2.0
     retry: float = 0.05
     retry_limit: float = 1.0
     attempts: int = 12

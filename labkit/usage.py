@@ -1,6 +1,7 @@
 """What a process of the lab uses: CPU seconds and memory."""
 
 import time
+from pathlib import Path
 
 import psutil
 
@@ -18,7 +19,8 @@ class Usage:
         if self._own:
             return time.process_time()  # the system counts other processes in ticks of some milliseconds
         times = self._process.cpu_times()
-        return times.user + times.system
+        # Threads that have ended are in the ticks alone, and what is less than a tick is in the threads alone.
+        return max(times.user + times.system, _threads_s(self._process.pid))
 
     def start(self) -> None:
         """Begins counting."""
@@ -37,3 +39,12 @@ class Usage:
         """cpu_s and peak_rss in bytes."""
         self.look()
         return {"cpu_s": self.cpu_s, "peak_rss": self.peak}
+
+
+def _threads_s(pid: int) -> float:
+    """CPU seconds of the threads that a process has, to the nanosecond; 0 where the system does not tell (Linux does)."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

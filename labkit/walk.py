@@ -1,5 +1,6 @@
 """The walk through one trial: setup, warm-up, load, (outage,) heal, settle, idle, stop."""
 
+import math
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -105,8 +106,16 @@ class Walk:
             self._pause(min(LOOK_EVERY, max(0.02, end - time.monotonic())))
         if self._trial.measure is Measure.COST:
             self._until(end)  # what is asked after the last event is part of what the load costs
+        if self._trial.measure in (Measure.COST, Measure.LATENCY):
+            self._hand_over()
         self._cpu_s = {role: look["cpu_s"] for role, look in self._look().items() if look and "cpu_s" in look}
         self._mark("settle")
+
+    def _hand_over(self) -> None:
+        """Waits for what an overloaded producer has queued: its requests and CPU are part of what the load costs."""
+        until = time.monotonic() + SETTLE_LIMIT
+        while self._stage.nodes["producer"].ask("pending") and time.monotonic() < until:
+            self._pause(LOOK_EVERY)
 
     def _break(self, start: int) -> None:
         """Acts out the outage. Each lasts at least as long as planned, and so does the pause before the next."""
@@ -152,10 +161,12 @@ class Walk:
         return drained
 
     def _idle(self) -> None:
-        """Two heartbeats of nothing, after a run-in of one, so that whole heartbeats are counted."""
-        self._pause(self._trial.timings.heartbeat)
+        """Two heartbeats of nothing, after a run-in of one, and whole long polls: what repeats is counted as it does."""
+        timings = self._trial.timings
+        self._pause(timings.heartbeat)
         self._mark("idle")
-        self._pause(2 * self._trial.timings.heartbeat)
+        lasts, hold = 2 * timings.heartbeat, timings.hold
+        self._pause(math.ceil(lasts / hold) * hold if find(self._trial.protocol).held else lasts)
         self._mark("stop")
 
     def _pause(self, seconds: float) -> None:

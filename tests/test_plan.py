@@ -12,7 +12,7 @@ from labkit.errors import UsageError
 from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.plan import LIGHT, MOST_VALUES, OUT_OF_THE_BOX, ROOM, SWEPT, Plan, Sweep, unmet, weight
 from labkit.protocols import PROTOCOLS
-from labkit.trial import Guarantee, Measure, Timings, Trial
+from labkit.trial import COMPARED, Guarantee, Measure, Timings, Trial
 from labkit.workload import MAX_TOPICS, Workload
 
 WORKLOAD = Workload(rate=100, duration=0.6, subscribers=3, seed=7)
@@ -197,9 +197,13 @@ def test_in_a_duplex_trial_each_subscriber_has_a_topic_of_its_own(subscribers: i
         assert trial.linked
 
 
+def test_a_duplex_run_that_is_durable_alone_is_refused() -> None:
+    with pytest.raises(UsageError, match="No log keeps an answer, so there is no durable duplex trial; choose another"):
+        Plan(Workload(), guarantees=(Guarantee.DURABLE,), measures=(*COMPARED, Measure.DUPLEX))
+
+
 def test_a_durable_log_has_no_answers_and_is_left_out_of_duplex_alone() -> None:
     assert [trial.guarantee for trial in duplex()] == [g for g in OUT_OF_THE_BOX for _ in range(2)]
-    assert duplex(guarantees=(Guarantee.DURABLE,)) == []
     both = Plan(WORKLOAD, ("sse",), tuple(Guarantee), (Measure.BANDWIDTH, Measure.DUPLEX)).trials()
     assert [trial.name for trial in both] == [
         *(f"bandwidth-sse-{guarantee}-1" for guarantee in Guarantee),

@@ -80,6 +80,24 @@ def test_polls_after_the_last_event_of_a_load_are_part_of_it(stations: Lab) -> N
         assert 17 <= recording.requests() <= 22
 
 
+def test_an_overloaded_producers_requests_and_cpu_are_counted_to_the_last(stations: Lab) -> None:
+    load = Workload(rate=20_000, duration=0.1, subscribers=1)
+    (trial,) = Plan(load, ("webhook",), (Guarantee.AT_MOST_ONCE,), (Measure.LATENCY,), timings=TIMINGS).trials()
+    (recording,) = stations.run([trial])
+    assert recording.requests() == 2000 == recording.outcome.delivered
+    assert recording.phases["settle"] - recording.phases["load"] > 0.1e9
+
+
+def test_a_long_poll_that_is_held_is_counted_while_nothing_happens(stations: Lab) -> None:
+    timings = replace(TIMINGS, heartbeat=0.2, hold=1.0)
+    load = Workload(rate=50, duration=0.2, subscribers=2)
+    trials = Plan(load, ("longpolling",), measures=(Measure.BANDWIDTH,), timings=timings).trials()
+    for recording in stations.run(trials):
+        assert (recording.phases["stop"] - recording.phases["idle"]) >= 1e9
+        asked = len(recording.within(recording.consumer, Kind.REQUESTED, "idle", "stop"))
+        assert asked == pytest.approx(load.subscribers, abs=load.subscribers / 2)
+
+
 def test_a_long_poll_is_asked_again_for_each_answer(stations: Lab) -> None:
     for recording in costs(stations, "longpolling"):
         arrived = recording.outcome.arrived_ns

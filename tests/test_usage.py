@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,27 @@ def test_another_process_is_counted_by_its_own_time() -> None:
         used = usage.to_json()
         assert used["peak_rss"] > 1_000_000
         assert used["cpu_s"] == pytest.approx(usage.cpu_s, abs=2 * TICK)
+    finally:
+        child.communicate(b"")
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="this system counts other processes in ticks only"
+)
+def test_another_process_is_counted_finer_than_the_systems_ticks() -> None:
+    busy = "end = time.process_time() + 0.002\nwhile time.process_time() < end: pass"
+    say = "print(flush=True)"
+    code = f"import sys, time\n{say}\nsys.stdin.readline()\n{busy}\n{say}\nsys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        usage = Usage(child.pid)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        assert 0.002 <= usage.cpu_s < TICK
     finally:
         child.communicate(b"")
 

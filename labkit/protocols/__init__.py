@@ -17,6 +17,7 @@ class Protocol(NamedTuple):
     subscriber that does not keep up. `latest_only`: at-most-once gives the newest event, and the ones before it are
     superseded. `reorders`: the guarantees with which an event may come after what followed it; with all others each
     subscription's order is kept. `repeats`: those with which the application may see an event twice.
+    `held`: a request waits, so that what happens while nothing happens takes as long as a request is held.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Protocol(NamedTuple):
     reorders: tuple[Guarantee, ...] = ()
     repeats: tuple[Guarantee, ...] = ()
     baseline: bool = False
+    held: bool = False
 
     def producer(self) -> "type[Producer]":
         """The producer's class; loads the protocol's library."""
@@ -103,6 +105,7 @@ PROTOCOLS = {
         too_slow=PULLS,
         latest_only=True,
         baseline=True,
+        held=True,
     ),
 }
 """All protocols, in the order in which every table and chart shows them."""
