@@ -42,7 +42,7 @@ class Usage:
 
 
 def _threads_s(pid: int) -> float:
-    """CPU seconds of the threads that a process has, to the nanosecond; 0 where the system does not tell (Linux does)."""
+    """CPU seconds of the threads a process has, to the nanosecond; 0 where the system does not tell (Linux does)."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9

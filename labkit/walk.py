@@ -161,7 +161,7 @@ class Walk:
         return drained
 
     def _idle(self) -> None:
-        """Two heartbeats of nothing, after a run-in of one, and whole long polls: what repeats is counted as it does."""
+        """Two heartbeats of nothing, after a run-in of one, or whole long polls: what repeats is counted as it does."""
         timings = self._trial.timings
         self._pause(timings.heartbeat)
         self._mark("idle")
