@@ -36,6 +36,7 @@ class Figure:
     """A query of an experiment, and what each of its figures has to be: `holds`, as "<= 14", or "never".
 
     nan: what a figure that is not there counts as: holds, fails, or skip, for no case at all; undecided when left out.
+    absent: what a case that decides nothing is called instead of "no case" or "undecided".
     base: the condition by whose figure those of the others are divided; baseline: the experiment by whose they are.
     """
 
@@ -44,6 +45,7 @@ class Figure:
     holds: str
     label: str = ""
     nan: str = ""
+    absent: str = ""
     base: str = ""
     baseline: str = ""
 
@@ -71,6 +73,12 @@ class Figure:
             key: found[key] / below[key] if below.get(key) else math.nan for key in found if key != (self.base or None)
         }
 
+    def doubts(self, evidence: Mapping[str, Any], found: Mapping[str, float]) -> dict[str, str]:
+        """Condition -> why its figure decides nothing, what it is divided by included. After `ask`, which may fail."""
+        own = self.query.doubts(evidence[self.experiment])
+        below = self.query.doubts(evidence[self.baseline]) if self.baseline else {}
+        return dict.fromkeys(found, own[self.base]) if self.base in own and self.base else {**own, **below}
+
     def _answer(self, evidence: Mapping[str, Any], name: str) -> dict[str, float]:
         run, query = evidence.get(name), self.query
         if run is None:
@@ -91,13 +99,15 @@ class Figure:
         sign, limit = self.holds.split()
         return SIGNS[sign][1](value, float(limit))
 
-    def text(self, found: Mapping[str, float]) -> str:
-        """What was asked, in which conditions it holds and in which not, each with its figure."""
-        sides: dict[bool | None, list[str]] = {True: [], False: [], None: []}
+    def text(self, found: Mapping[str, float], doubts: Mapping[str, str]) -> str:
+        """What was asked, in which conditions it holds, in which not, and in which nothing was measured."""
+        none = self.absent or ("no case" if self.nan == "skip" else "undecided")
+        sides: dict[str, list[str]] = {"yes": [], "no": [], none: []}
         for key, value in found.items():
-            sides[self.judge(value)].append(self._words(key, value))
-        words = {True: "yes", False: "no", None: "no case" if self.nan == "skip" else "undecided"}
-        parts = [f"{words[side]}: {', '.join(each)}".rstrip(": ") for side, each in sides.items() if each]
+            side = {True: "yes", False: "no", None: none}[self.judge(value)]
+            side = f"not measured, {doubts[key]}" if key in doubts else side
+            sides.setdefault(side, []).append(self._words(key, value))
+        parts = [f"{side}: {', '.join(each)}".rstrip(": ") for side, each in sides.items() if each]
         return f"{self._asked()}? {'; '.join(parts)}."
 
     @property
@@ -173,13 +183,17 @@ class Claim:
         if not self.figures:
             return "cited", self.source
         try:
-            answers = [(figure, figure.ask(evidence)) for figure in self.figures]
+            found = [(figure, figure.ask(evidence)) for figure in self.figures]
+            answers = [(figure, values, figure.doubts(evidence, values)) for figure, values in found]
         except UsageError as error:
             if self.source:
                 return "cited", self.source
             return "not measured", f"Not measured in this run: {error}"
-        held = {figure.judge(value) for figure, found in answers for value in found.values()} - {None}
-        text = "\n".join([*(figure.text(found) for figure, found in answers), *filter(None, [self.source])])
+        held = {figure.judge(values[key]) for figure, values, doubts in answers for key in values if key not in doubts}
+        held -= {None}
+        text = "\n".join(
+            [*(figure.text(values, doubts) for figure, values, doubts in answers), *filter(None, [self.source])]
+        )
         if not held:
             return "not measured", f"Not measured in this run: no case decides it. {text}"
         shown = all(figure.query.frame == "demonstrations" for figure in self.figures)

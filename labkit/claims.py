@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -82,6 +82,13 @@ class Experiment:
         call = self.call(out, quick)
         KINDS[self.kind](*call.args, **call.kwargs)
 
+    def is_quick(self, found: Any) -> bool:
+        """Whether what was run is the quick form of it, where that has a workload of its own."""
+        if not self.quick or not isinstance(found, Evidence):
+            return False
+        load, full = found.manifest["workload"], self.arguments.get("workload", {})
+        return any(load.get(name) == value != full.get(name) for name, value in self.quick.items())
+
     def asked_of(self, run: Evidence) -> Any:
         """An ordinary run in its place, or the UsageError that says why it cannot be."""
         if self.kind == "demonstrations":
@@ -95,25 +102,31 @@ class Experiment:
 
 
 class Verdicts:
-    """The table of verdicts: `frame` to work on, text in a terminal, a table in a notebook. errors: of trials."""
+    """The table of verdicts: `frame` to work on, text in a terminal, a table in a notebook.
 
-    def __init__(self, frame: pd.DataFrame, errors: Mapping[str, str]) -> None:
-        self.frame, self.errors = frame, errors
+    errors: of trials that failed and experiments that are damaged. quick: the experiments that ran a shorter load.
+    remedy: how to have repeated what failed, in one sentence.
+    """
+
+    def __init__(
+        self, frame: pd.DataFrame, errors: Mapping[str, str], quick: Sequence[str] = (), remedy: str = ""
+    ) -> None:
+        self.frame, self.errors, self.quick, self.remedy = frame, errors, quick, remedy
 
     def of(self, *protocols: str) -> "Verdicts":
         """Those of some protocols, or of "general" and "choosing"."""
         for name in protocols:
             if name not in HEADINGS:
                 raise UsageError(f"There are no claims of {name!r}; choose from {', '.join(HEADINGS)}.")
-        return Verdicts(self.frame[self.frame["protocol"].isin(protocols)], self.errors)
+        return Verdicts(self.frame[self.frame["protocol"].isin(protocols)], self.errors, self.quick, self.remedy)
 
     @property
     def counts(self) -> str:
-        """How many of each, in words."""
+        """How many of each, in words, and what of it is quick."""
         counts = self.frame["verdict"].value_counts()
-        return f"{len(self.frame)} claims: " + ", ".join(
-            f"{counts[name]} {name}" for name in VERDICTS if name in counts
-        )
+        each = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if name in counts)
+        quick = f". Quick, so a look and no measurement: {', '.join(self.quick)}" if self.quick else ""
+        return f"{len(self.frame)} claims: {each}{quick}"
 
     def _rows(self) -> Iterable[tuple[str, list[Any]]]:
         for protocol, heading in HEADINGS.items():
@@ -229,13 +242,20 @@ def run(out: Path | str, quick: bool = False) -> Verdicts:
 def read(run: Run | Path | str) -> Verdicts:
     """The verdicts of a claims run, or of an ordinary run as far as it answers. UsageError when it is neither."""
     experiments, claims = load()
-    evidence = _evidence(run.folder if isinstance(run, Run) else Path(run), experiments)
-    failed = {f"{name}/{trial}": error for name in experiments for trial, error in _errors(evidence.get(name)).items()}
-    return Verdicts(verdicts(claims, evidence), failed)
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    evidence = _evidence(folder, experiments)
+    quick = [name for name, each in experiments.items() if each.is_quick(evidence.get(name))]
+    if (folder / "manifest.json").exists():
+        return Verdicts(verdicts(claims, evidence), Run(folder).errors)
+    errors = {name: _errors(evidence[name]) for name in experiments if (folder / name).is_dir()}
+    failed = {f"{name}/{trial}".rstrip("/"): error for name in errors for trial, error in errors[name].items()}
+    places = ", ".join(repr(str(folder / name)) for name in errors if errors[name])
+    remedy = f"To have it repeated, remove {places} and run `labkit claims --out {folder}` again." if places else ""
+    return Verdicts(verdicts(claims, evidence), failed, quick, remedy)
 
 
-def _errors(evidence: Any) -> dict[str, str]:
-    return dict(evidence.errors) if isinstance(evidence, Evidence) else {}
+def _errors(found: Any) -> dict[str, str]:
+    return {"": str(found)} if isinstance(found, UsageError) else dict(getattr(found, "errors", {}))
 
 
 def verdicts(claims: Iterable[Claim], evidence: Mapping[str, Any]) -> pd.DataFrame:
@@ -253,16 +273,20 @@ def _evidence(folder: Path, experiments: Mapping[str, Experiment]) -> dict[str, 
         plain = Evidence(Run(folder))
         _ = plain.recordings
         return there | {name: each.asked_of(plain) for name, each in experiments.items()}
-    for name in experiments:
-        if (folder / name).is_dir():
-            there[name] = _opened(folder / name)
+    there |= {name: _opened(folder / name) for name in experiments if (folder / name).is_dir()}
     if len(there) == 1:
         raise UsageError(f"{str(folder)!r} is no run of claims, nor any run; give a folder that `labkit claims` wrote.")
-    return there
+    again = f"run `labkit claims --out {folder}` again"
+    missing = {name: UsageError(f"The experiment {name!r} is not in it; {again}.") for name in experiments}
+    return missing | there
 
 
 def _opened(folder: Path) -> Any:
     try:
-        return demonstrations(folder) if (folder / demos.FILE).exists() else Evidence(Run(folder))
+        if folder.name == "demonstrations":
+            return demonstrations(folder)
+        found = Evidence(Run(folder), f"remove {str(folder)!r} and run `labkit claims --out {folder.parent}` again")
+        _ = found.recordings
+        return found
     except UsageError as error:
         return error

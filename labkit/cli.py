@@ -271,6 +271,8 @@ def _claims(options: argparse.Namespace, argv: list[str]) -> int:
     print(found if options.folder else f"{found}\nRun: {out}")
     for name, error in found.errors.items():
         print(f"labkit: {name}: {error}", file=sys.stderr)
+    if found.remedy:
+        print(f"labkit: {found.remedy}", file=sys.stderr)
     return 1 if found.errors else 0
 
 

@@ -28,6 +28,7 @@ ADDED = {
     "outcome": Metric("", "", 0, ""),
     "deliveries": Metric("Deliveries", "", 0, ""),
     "lost": Metric("Lost", "events", 0, "lower"),
+    "gap_signals": Metric("Gaps signalled to consumers", "", 0, ""),
     "unexpected": Metric("Not asked for", "events", 0, "lower"),
     "lost_percent": Metric("Lost of what was owed", "%", 1, "lower"),
     **{
@@ -51,32 +52,49 @@ SPANS = {"setup": ("setup", "warmup"), "load": ("load", "settled"), "idle": ("se
 
 
 class Evidence:
-    """A run, asked by claims: each frame an attribute, as `Query` wants it."""
+    """A run, asked by claims: each frame an attribute, as `Query` wants it. again: how to get what it lacks."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, again: str = "run `labkit claims --out DIR` for a run that answers all") -> None:
+        self.run, self.again = run, again
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.run, name)
 
+    def _marked(self, frame: pd.DataFrame, *measures: Measure) -> pd.DataFrame:
+        """Besides: whether the trial was inconclusive, so that what did not arrive cannot be called lost."""
+        recordings = [recording for measure in measures for recording in self.run.of(measure)]
+        return frame.assign(inconclusive=[recording.outcome.verdict == "inconclusive" for recording in recordings])
+
+    @cached_property
+    def latency(self) -> pd.DataFrame:
+        """As the run's, marked."""
+        return self._marked(self.run.latency, Measure.LATENCY)
+
+    @cached_property
+    def cost(self) -> pd.DataFrame:
+        """As the run's, marked."""
+        return self._marked(self.run.cost, Measure.LATENCY, Measure.COST)
+
     @cached_property
     def loss(self) -> pd.DataFrame:
-        """Besides: shares in percent, NaN where nothing was owed, or lost."""
-        frame = self.run.loss
+        """Besides: shares in percent, gaps that were signalled to consumers; NaN where nothing was owed, or lost."""
+        signals = [int((recording.consumer["kind"] == Kind.GAP).sum()) for recording in self.run.of(Measure.LOSS)]
+        frame = self._marked(self.run.loss, Measure.LOSS).assign(gap_signals=signals)
+        frame["gap_signals"] = frame["gap_signals"].where(frame["lost"] > 0)
         parts = {name: frame["owed" if name == "lost" else "lost"] for name in SHARES}
         return frame.assign(**{f"{name}_percent": 100 * frame[name] / whole for name, whole in parts.items()})
 
     @cached_property
     def bandwidth(self) -> pd.DataFrame:
         """Besides: both directions together."""
-        frame = self.run.bandwidth
+        frame = self._marked(self.run.bandwidth, Measure.BANDWIDTH)
         idle = frame["idle_up_per_s"] + frame["idle_down_per_s"]
         return frame.assign(setup_bytes=frame["setup_up"] + frame["setup_down"], idle_bytes_per_s=idle)
 
     @cached_property
     def duplex(self) -> pd.DataFrame:
         """Besides: connections for each subscriber, requests answered in percent."""
-        frame = self.run.duplex
+        frame = self._marked(self.run.duplex, Measure.DUPLEX)
         answered = 100 * frame["answered"] / frame["requests"]
         return frame.assign(connections_each=frame["connections"] / frame["subscribers"], answered_percent=answered)
 
@@ -85,7 +103,8 @@ class Evidence:
         """HTTP requests per subscriber, one row a bandwidth trial, by who made them and when."""
         keys = ["protocol", "guarantee", "trial"]
         rows = [_requests(recording) for recording in self.run.of(Measure.BANDWIDTH)]
-        return pd.DataFrame(rows, columns=[*keys, *(f"{side}_{span}" for side in SIDES for span in SPANS)])
+        frame = pd.DataFrame(rows, columns=[*keys, *(f"{side}_{span}" for side in SIDES for span in SPANS)])
+        return self._marked(frame, Measure.BANDWIDTH)
 
 
 def _requests(recording: Recording) -> dict[str, Any]:

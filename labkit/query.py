@@ -55,20 +55,38 @@ class Query:
         with np.errstate(divide="ignore", invalid="ignore"):
             return {key: float(np.divide(above[key], below.get(key, below.get("", np.nan)))) for key in above}
 
+    def doubts(self, run: Any) -> dict[str, str]:
+        """Condition -> why its figure measures nothing: a trial was inconclusive, or a time is the generator's own."""
+        names = [*listed(self.of), *listed(self.against)]
+        rows = self._rows(run)
+        rows = rows[rows["protocol"].isin(names)]
+        found: dict[str, str] = {}
+        reasons = {"saturated": "generator saturated"} if self.metric.endswith("_ms") else {}
+        for column, words in {**reasons, "inconclusive": "inconclusive"}.items():
+            spoiled = rows[rows[column].astype(bool)] if column in rows else rows[:0]
+            found |= dict.fromkeys(map(_label, spoiled[self.by]) if self.by else [""] * len(spoiled), words)
+        below = [found[name] for name in listed(self.against) if self.by == "protocol" and name in found]
+        return dict.fromkeys(listed(self.of), below[0]) | found if below else found
+
     def _rows(self, run: Any) -> pd.DataFrame:
-        rows, run_it = getattr(run, self.frame, None), f"run `{COMMANDS.get(self.frame, 'labkit compare')}"
+        rows, again = getattr(run, self.frame, None), getattr(run, "again", "")
+        run_it = f"run `{COMMANDS.get(self.frame, 'labkit compare')}"
         if not isinstance(rows, pd.DataFrame) or rows.empty:
-            raise UsageError(f"This run measured no {self.frame}; {run_it}` for one that does.")
+            raise UsageError(f"This run measured no {self.frame}; {again or f'{run_it}` for one that does'}.")
         for name in [name for name in (self.metric, self.by, *self.where) if name and name not in rows]:
             raise UsageError(f"This run's {self.frame} has no column {name!r}; a newer run or a sweep may have it.")
         for name, value in self.where.items():
             there = ", ".join(dict.fromkeys(map(_label, rows[name])))
             rows = rows[rows[name].isin(value if isinstance(value, list | tuple) else [value])]
             if rows.empty:
-                raise UsageError(f"This run has {self.frame} only with {name} {there}; {run_it}` with {value}.")
+                raise UsageError(
+                    f"This run has {self.frame} only with {name} {there}; {again or f'{run_it}` with {value}'}."
+                )
         for name in sorted({*listed(self.of), *listed(self.against)} - set(rows["protocol"])):
             asked = "".join(f" with {column} {value}" for column, value in self.where.items())
-            raise UsageError(f"This run has no {self.frame} trial of {name}{asked}; {run_it} --protocol {name}`.")
+            raise UsageError(
+                f"This run has no {self.frame} trial of {name}{asked}; {again or f'{run_it} --protocol {name}`'}."
+            )
         return rows
 
     def _figures(self, rows: pd.DataFrame, of: str | tuple[str, ...], by: str) -> dict[str, float]:

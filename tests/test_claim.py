@@ -72,6 +72,38 @@ def test_a_claim_that_nothing_decides_is_not_measured():
     assert "no case decides it" in words
 
 
+def test_what_is_absent_may_have_words_of_its_own():
+    found = judge(run(reset=6.0, silent=np.nan), nan="skip", absent="not noticed at all")
+    assert found == ("supported", "Time to notice > 5 ms? yes: reset (6.0); not noticed at all: silent.")
+
+
+def test_an_inconclusive_trial_decides_nothing_and_is_told():
+    evidence = run(reset=6.0, close=1.0)
+    evidence.loss["inconclusive"] = [False, True]
+    assert judge(evidence) == (
+        "supported",
+        "Time to notice > 5 ms? yes: reset (6.0); not measured, inconclusive: close (1.0).",
+    )
+    evidence.loss["inconclusive"] = True
+    assert judge(evidence)[0] == "not measured"
+
+
+def test_a_base_or_a_baseline_in_doubt_leaves_nothing_decided():
+    evidence = run(a=2.0, b=20.0)
+    evidence.loss["inconclusive"] = [True, False]
+    assert judge(evidence, base="a", holds="<= 1.5")[0] == "not measured"
+    claim = Claim.from_table({**CLAIM, "figures": [{**FIGURE, "baseline": "other"}]})
+    verdict, words = claim.judge({"e": run(a=60.0, b=60.0), "other": evidence})
+    assert (verdict, words) == ("refuted", "Time to notice > 5×? no: b (3.00); not measured, inconclusive: a (30.00).")
+
+
+def test_a_time_of_a_saturated_generator_decides_nothing_and_is_told():
+    evidence = run(reset=6.0)
+    evidence.loss["saturated"] = True
+    assert judge(evidence)[0] == "not measured"
+    assert judge(evidence)[1].endswith("not measured, generator saturated: reset (6.0).")
+
+
 def test_never_holds_where_there_is_no_figure():
     assert judge(run(silent=np.nan), holds="never")[0] == "supported"
     assert judge(run(silent=np.nan, reset=1.0), holds="never")[0] == "it depends"

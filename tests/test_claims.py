@@ -81,7 +81,9 @@ def test_a_run_answers_what_it_measured_and_says_of_the_rest_that_it_did_not(ran
     assert verdicts["choose-resthooks"] == "refuted"
     assert verdicts["push-saves-bytes"] == "not measured"
     row = found.frame.set_index("id").loc["push-saves-bytes"]
-    assert row["figures"] == "Not measured in this run: The experiment 'rates' is not in it."
+    assert row["figures"] == (
+        f"Not measured in this run: The experiment 'rates' is not in it; run `labkit claims --out {ran}` again."
+    )
 
 
 def test_the_table_is_made_for_a_terminal_and_for_a_notebook(ran: Path) -> None:
@@ -132,6 +134,67 @@ def test_an_experiment_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         claims.experiment("sizes", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_inconclusive_trial_is_no_verdict(ran: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(ran, tmp_path / "copy")
+    for path in (copy / "both-ways" / "trials").glob("*websocket*/record.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "drained": False}))
+    found = claims.read(copy).frame.set_index("id")
+    assert found["verdict"]["websocket-both-at-once"] == "not measured"
+    assert "? not measured, inconclusive: " in found["figures"]["websocket-both-at-once"]
+    assert found["verdict"]["websocket-low-overhead"] == "supported"
+
+
+def test_quick_and_full_experiments_are_told_apart(tmp_path: Path) -> None:
+    claims.experiment("messages", tmp_path / "quick", quick=True)
+    found = claims.read(tmp_path / "quick")
+    assert found.quick == ["messages"]
+    assert found.of("sse").quick == ["messages"]
+    assert str(found).endswith("Quick, so a look and no measurement: messages")
+    assert "Quick, so a look and no measurement: messages" in found._repr_html_()
+    manifest = tmp_path / "quick" / "messages" / "manifest.json"
+    table = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**table, "workload": {**table["workload"], "duration": 1.0}}))
+    assert claims.read(tmp_path / "quick").quick == []
+
+
+@pytest.mark.parametrize("spoil", ["manifest", "record", "failed"])
+def test_what_failed_or_is_damaged_is_named_with_the_folder_to_remove(
+    spoil: str, ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(ran, tmp_path / "copy")
+    manifest = copy / "sizes" / "manifest.json"
+    table = json.loads(manifest.read_text())
+    table["trials"][next(iter(table["trials"]))] = {"error": "The link stopped."}
+    record = next((copy / "sizes" / "trials").glob("*/record.json"))
+    path, text = {"manifest": (manifest, "{"), "record": (record, "[]"), "failed": (manifest, json.dumps(table))}[spoil]
+    path.write_text(text)
+    monkeypatch.setattr(claims, "experiment", lambda *_: None)
+    assert main(["claims", "--out", str(copy)]) == 1
+    told = capsys.readouterr().err
+    assert f"To have it repeated, remove '{copy / 'sizes'}' and run `labkit claims --out {copy}` again.\n" in told
+    assert path.read_text() == text
+    assert main(["claims", str(copy)]) == 1
+
+
+def test_what_an_experiment_lacks_is_got_by_repeating_it(ran: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(ran, tmp_path / "copy")
+    manifest = copy / "both-ways" / "manifest.json"
+    table = json.loads(manifest.read_text())
+    table["trials"] = {name: entry for name, entry in table["trials"].items() if "sse" not in name}
+    manifest.write_text(json.dumps(table))
+    figures = claims.read(copy).frame.set_index("id")["figures"]["sse-poor-both-ways"]
+    again = f"remove '{copy / 'both-ways'}' and run `labkit claims --out {copy}` again."
+    assert figures == f"Not measured in this run: This run has no duplex trial of sse; {again}"
+
+
+def test_cpu_and_median_times_are_compared_by_one_factor() -> None:
+    compared = [figure for claim in CLAIMS for figure in claim.figures if figure.query.against or figure.base]
+    noisy = {
+        figure.holds for figure in compared if "_us_per_" in figure.query.metric or figure.query.metric == "p50_ms"
+    }
+    assert noisy == {"> 2", "<= 2"}
 
 
 def test_one_damaged_experiment_spoils_no_other(ran: Path, tmp_path: Path) -> None:

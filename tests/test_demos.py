@@ -1,5 +1,7 @@
 import shutil
 from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 import pytest
 
@@ -38,8 +40,20 @@ def test_what_is_not_http_passes_no_http_proxy(reached) -> None:
     assert {reached["pubsub", habit] for habit in demos.HABITS} == {0}
 
 
-def test_servers_that_know_nothing_of_webhooks_take_a_delivery_that_verifies() -> None:
-    assert set(outcomes(demos.any_server()).values()) == {1}
+def test_a_server_takes_a_delivery_that_verifies_if_it_has_a_handler_for_post() -> None:
+    facts = list(demos.any_server())
+    assert [(fact.outcome, fact.detail) for fact in facts] == [(1, ""), (1, ""), (0, "answered 501")]
+
+
+def test_the_stock_server_ends_whatever_happens() -> None:
+    serving = demos._stock()
+    url, _ = serving.__enter__()
+    with pytest.raises(HTTPError):
+        urlopen(f"{url}/none", timeout=demos.LIMIT)
+    with pytest.raises(KeyboardInterrupt):
+        serving.gen.throw(KeyboardInterrupt)
+    with pytest.raises(URLError, match="refused"):
+        urlopen(url, timeout=demos.LIMIT)
 
 
 def test_a_delivery_that_was_changed_on_the_way_does_not_verify() -> None:
@@ -51,7 +65,7 @@ def test_a_delivery_that_was_changed_on_the_way_does_not_verify() -> None:
     assert not demos._verifies(secret, headers, body.replace(b"world", b"World"))
 
 
-@pytest.mark.parametrize("serving", [demos._plain_server, demos._fixed])
+@pytest.mark.parametrize("serving", list(demos.SERVERS.values())[:2])
 def test_a_delivery_that_never_comes_is_waited_for_in_bounds(serving, monkeypatch) -> None:
     monkeypatch.setattr(demos, "LIMIT", 0.05)
     with serving() as (_, received), pytest.raises(TimeoutError):

@@ -40,6 +40,26 @@ def test_repeats_are_pooled_by_their_median(run):
     assert Query("latency", "p50_ms", "websocket", where={"guarantee": ONCE}).ask(run) == {"": 2.0}
 
 
+def test_an_inconclusive_trial_or_a_time_of_a_saturated_one_is_in_doubt(run):
+    latency = run.latency.assign(saturated=run.latency["protocol"] == "webhook", events=1)
+    run.latency = latency.assign(inconclusive=(latency["protocol"] == "sse") & (latency["guarantee"] == LEAST))
+    asked = {"frame": "latency", "metric": "p50_ms", "of": ("websocket", "webhook", "sse")}
+    assert Query(**asked, by="protocol").doubts(run) == {"webhook": "generator saturated", "sse": "inconclusive"}
+    assert Query(**{**asked, "metric": "events"}, by="protocol").doubts(run) == {"sse": "inconclusive"}
+    assert Query(**{**asked, "of": "sse"}, by="guarantee").doubts(run) == {LEAST: "inconclusive"}
+    assert Query(**{**asked, "of": "sse"}, where={"guarantee": ONCE}).doubts(run) == {}
+    divided = {**asked, "of": ("websocket", "webhook"), "against": "sse"}
+    assert Query(**divided, by="guarantee", where={"guarantee": LEAST}).doubts(run) == {LEAST: "inconclusive"}
+    assert set(Query(**divided, by="protocol").doubts(run)) >= {"websocket", "webhook"}
+    assert Query(**{**asked, "of": "websocket"}).doubts(run) == {}
+
+
+def test_what_is_lacking_is_got_by_what_the_evidence_names(run):
+    run.again = "remove 'x' and do it again"
+    with pytest.raises(UsageError, match="no latency trial of polling; remove 'x' and do it again"):
+        Query("latency", "p50_ms", "polling").ask(run)
+
+
 def test_each_value_of_by_has_a_figure_in_order_of_appearance(run):
     found = Query("latency", "p50_ms", "websocket", by="guarantee").ask(run)
     assert list(found.items()) == [(ONCE, 2.0), (LEAST, 4.0)]
