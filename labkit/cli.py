@@ -4,6 +4,8 @@ Exit status: 0 done, 1 a trial failed, 2 bad usage, 130 stopped with Ctrl-C.
 """
 
 import argparse
+import errno
+import re
 import subprocess
 import sys
 import threading
@@ -24,13 +26,16 @@ if TYPE_CHECKING:
 
 QUICK: dict[str, Any] = {"duration": 0.5}
 QUICK_TIMINGS = Timings(heartbeat=0.5, poll=0.1)
+DISK = {"ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "ENOENT", "EEXIST", "ENOTDIR", "EISDIR"}
+"""What goes wrong with files, and may go well in another place."""
+
 OF_THE_TRACE = ("rate", "duration", "size", "sizes", "topics", "arrival")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    options, rest = _parser().parse_known_args(arguments)
+    options, rest = _parser().parse_known_args(_with_values(arguments))
     if rest and options.command != "lab":
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -42,13 +47,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"labkit: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        place = f" {str(error.filename)!r}" if error.filename else ""
-        print(f"labkit: {error.strerror or error}{place}; make room, or choose another place.", file=sys.stderr)
+        print(f"labkit: {_trouble(error)}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nlabkit: stopped.", file=sys.stderr)
         return 130
     return status
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """`--values -5,10` as one word: argparse would take what begins with a minus for an option."""
+    at = arguments.index("--values") if "--values" in arguments[:-1] else -1
+    if at < 0 or not re.match(r"-[\d.]", arguments[at + 1]):
+        return arguments
+    return [*arguments[:at], f"--values={arguments[at + 1]}", *arguments[at + 2 :]]
+
+
+def _trouble(error: OSError) -> str:
+    """What the system said, and what helps where it is about the disk; a failed connection is an OSError too."""
+    reason = getattr(error, "reason", error)  # of a URLError
+    place = f" {str(error.filename)!r}" if error.filename else ""
+    fix = "; make room, or choose another place" if errno.errorcode.get(error.errno or 0) in DISK else ""
+    return f"{getattr(reason, 'strerror', None) or reason}{place}{fix}"
 
 
 def _parser() -> argparse.ArgumentParser:

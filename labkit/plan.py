@@ -94,6 +94,10 @@ class Plan:
             raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to 100.")
         if Measure.DUPLEX in self.measures and set(self.guarantees) == {Guarantee.DURABLE}:
             raise UsageError("No log keeps an answer, so there is no durable duplex trial; choose another guarantee.")
+        if self.sweep and self.sweep.over == "interval" and "polling" not in self.protocols:
+            raise UsageError(
+                "The interval is polling's: nothing else changes with it; have polling among the protocols."
+            )
         for outage in self.outages:
             reasons = [reason for name in self.protocols if (reason := unmet(name, outage))]
             # Of several kinds each protocol meets those it can; one kind is meant for all that are named.

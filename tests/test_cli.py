@@ -1,6 +1,7 @@
 """The command line as a user meets it: real processes, exit statuses, files on disk."""
 
 import csv
+import errno
 import hashlib
 import json
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import URLError
 
 import psutil
 import pytest
@@ -285,6 +287,8 @@ def test_a_sweep_over_the_rate_measures_time_directly(tmp_path: Path) -> None:
         (["--values", "50", "--over", "seed"], ["no sweep over 'seed'", "rate, topics, subscribers, size, interval"]),
         (["--values", "50", "--rate", "7"], ["--rate 7.0 is what is swept over; leave it out"]),
         (["--values", "2", "--over", "interval"], ["An interval of 2 s is longer than the load of 1 s"]),
+        (["--values", "-5,10"], ["rate is -5.0"]),
+        (["--values", "0.1", "--over", "interval", "--protocol", "websocket"], ["The interval is polling's"]),
         (["--values", "1.5", "--over", "topics"], ["topics is 1.5", "a whole number"]),
         (["--values", "20", "--over", "size"], ["size is 20", "envelope"]),
         (["--values", "50", "--protocol", "carrier-pigeon"], ["'carrier-pigeon'", "websocket"]),
@@ -379,3 +383,25 @@ def test_importing_labkit_loads_none_of_the_heavy_libraries() -> None:
     heavy = ["pandas", "matplotlib", "numpy", "aiohttp", "websockets", "nats", "uvloop", "IPython"]
     code = f"import sys, labkit; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; make room, or choose"),
+        (PermissionError(errno.EACCES, "Permission denied", "/run"), "Permission denied '/run'; make room, or choose"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "Connection refused."),
+        (URLError(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")), "Connection refused."),
+        (OSError(errno.EMFILE, "Too many open files", "/run"), "Too many open files '/run'."),
+        (URLError("no host given"), "no host given."),
+    ],
+)
+def test_only_trouble_with_the_disk_is_told_to_make_room(
+    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(quick: bool) -> None:
+        raise error
+
+    monkeypatch.setattr("labkit.doctor.examine", fail)
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err.startswith(f"labkit: {said}")

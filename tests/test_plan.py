@@ -82,7 +82,7 @@ def test_an_outage_that_a_protocol_cannot_meet_is_refused_alone_and_left_out_amo
 
 def swept(over: str, *values: float, workload: Workload = WORKLOAD, **plan: object) -> list[Trial]:
     return Plan(
-        workload, ("sse",), (Guarantee.AT_MOST_ONCE,), (SWEPT[over],), sweep=Sweep(over, values), **plan
+        workload, ("polling",), (Guarantee.AT_MOST_ONCE,), (SWEPT[over],), sweep=Sweep(over, values), **plan
     ).trials()
 
 
@@ -254,3 +254,10 @@ def test_only_loads_that_are_broken_count_for_more_than_one() -> None:
         weights[subscribers] = weight(trial)
         assert weight(replace(trial, measure=Measure.BANDWIDTH)) == 1
     assert weights == {1: 1, 2: 2, 100: ROOM}
+
+
+def test_an_interval_that_changes_nothing_is_refused() -> None:
+    sweep = Sweep("interval", (0.05, 0.1))
+    with pytest.raises(UsageError, match=r"^The interval is polling's: .*; have polling among the protocols\.$"):
+        Plan(Workload(), ("websocket", "longpolling"), sweep=sweep)
+    assert Plan(Workload(), ("websocket", "polling"), sweep=sweep).sweep == sweep

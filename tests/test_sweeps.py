@@ -263,7 +263,7 @@ def test_what_did_not_arrive_is_said_where_its_figure_would_stand(tmp_path: Path
 
 
 def test_requests_that_were_never_made_are_nought_and_have_no_point(tmp_path: Path) -> None:
-    trials = planned("interval", protocols=("websocket",), guarantees=(Guarantee.AT_LEAST_ONCE,))
+    trials = planned("interval", protocols=("polling",), guarantees=(Guarantee.AT_LEAST_ONCE,))
     chart = charts.sweep(swept(tmp_path / "run", "interval", {trial: {} for trial in trials}))
     assert "0.000 requests" in words(chart)
     assert not [line for line in panels(chart)[0].lines if line.get_linewidth() == 1.8 and len(line.get_xdata())]
