@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from labkit.recording import Recording
 
-FILES = 4100
-"""Open files that the link of 2,000 subscribers needs."""
+SUBSCRIBERS, EACH, BESIDES = 2000, 2, 100
+"""Subscribers that a machine should take; files that the link opens for each, and that a process has besides."""
 
 ROOM, LITTLE_ROOM = 1e9, 1e8
 """Bytes on disk that all notebooks together may take, and that one run may take."""
@@ -89,10 +89,14 @@ def files(limits: tuple[float, float] | None) -> Finding:
     if limits is None:
         return Finding("open files", State.OK, "this system has no such limit")
     soft, hard = limits
-    if hard >= FILES:
-        raised = "" if soft >= FILES else ", which the lab raises by itself"
+    needed = EACH * SUBSCRIBERS + BESIDES
+    if hard >= needed:
+        raised = "" if soft >= needed else ", which the lab raises by itself"
         return Finding("open files", State.OK, f"{soft:,.0f}{raised}")
-    found = f"{hard:,.0f} at most: 2,000 subscribers need {FILES:,}; all else works"
+    room = max(0, int(hard - BESIDES) // EACH)
+    found = (
+        f"{hard:,.0f} at most, enough for {room:,} subscribers; trials of sweeps and claims that have more will fail"
+    )
     fix = "as administrator raise this user's hard limit (nofile) to 8192, log in again, then: ulimit -n 8192"
     return Finding("open files", State.WARNING, found, fix)
 

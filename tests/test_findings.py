@@ -7,9 +7,9 @@ import pytest
 
 from labkit import findings
 from labkit.figures import SATURATED_MS
-from labkit.findings import FILES, LITTLE_ROOM, ROOM, SLEEP_MS, STEP_MS, Finding, State, verdict
+from labkit.findings import LITTLE_ROOM, ROOM, SLEEP_MS, STEP_MS, Finding, State, verdict
 
-INFINITY = float("inf")
+FILES, INFINITY = 4100, float("inf")
 OK, WARNING, FAULT = State.OK, State.WARNING, State.FAULT
 
 
@@ -82,7 +82,13 @@ def test_a_proxy_matters_when_it_catches_plain_http_to_this_machine(proxies, byp
         ((1024, FILES), OK, "1,024, which the lab raises by itself"),
         ((20_000, 20_000), OK, "20,000"),
         ((256, INFINITY), OK, "256, which the lab raises"),
-        ((1024, FILES - 1), WARNING, f"{FILES:,}"),
+        ((1024, FILES - 1), WARNING, "4,099 at most, enough for 1,999 subscribers; trials"),
+        (
+            (256, 256),
+            WARNING,
+            "256 at most, enough for 78 subscribers; trials of sweeps and claims that have more will fail",
+        ),
+        ((64, 64), WARNING, "enough for 0 subscribers"),
         ((INFINITY, INFINITY), OK, "inf"),
     ],
 )
