@@ -4,13 +4,14 @@ The scores come from measurements alone, the weights from the reader. It never r
 """
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from labkit.clients import effort
-from labkit.errors import UsageError
+from labkit.errors import UsageError, shown
 from labkit.protocols import PROTOCOLS, find
 from labkit.results import Run
 from labkit.trial import Measure
@@ -104,7 +105,7 @@ def comparison(measured: pd.DataFrame) -> pd.DataFrame:
 def scores(measured: pd.DataFrame) -> pd.DataFrame:
     """Each figure's place between the worst (0) and the best (1) of its column; all 1 where they are the same.
 
-    What was not measured counts as the worst.
+    What was not measured counts as the worst. A column with fewer than two figures compares nothing, and is all 0.
     """
     found = {}
     for name, column in measured.items():
@@ -112,7 +113,8 @@ def scores(measured: pd.DataFrame) -> pd.DataFrame:
         values = np.log10(column.clip(lower=LEAST)) if criterion.ratio else column
         values = -values if criterion.better == "lower" else values
         spread = values.max() - values.min()
-        found[name] = ((values - values.min()) / spread if spread else values * 0 + 1).fillna(0.0)
+        places = (values - values.min()) / spread if spread else values * 0 + 1
+        found[name] = places.fillna(0.0) * (values.count() > 1)
     return pd.DataFrame(found)
 
 
@@ -135,13 +137,15 @@ def drivers(measured: pd.DataFrame, weights: Mapping[str, float]) -> dict[str, s
 
 def _shares(measured: pd.DataFrame, weights: Mapping[str, float]) -> pd.Series:
     """Each column's part of all weight. UsageError for weights that cannot be."""
+    if not isinstance(weights, Mapping):
+        raise UsageError(f"The weights are {shown(weights)}; give a number for each criterion, as in {{'latency': 1}}.")
     for name, weight in weights.items():
         if name not in CRITERIA:
             raise UsageError(f"Nothing is measured for {name!r}; weigh {', '.join(CRITERIA)}.")
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        number = isinstance(weight, Real) and not isinstance(weight, bool)
         if not number or not 0 <= weight <= MOST:
             raise UsageError(f"The weight of {name} is {weight!r}; it has to be a number from 0 to {MOST}.")
-    total = sum(weights.values())
+    total = float(sum(weights.values()))
     if not total:
         raise UsageError("All weights are 0, so nothing matters; raise one of them.")
     return pd.Series({name: weights.get(str(name), 0) / total for name in measured.columns})

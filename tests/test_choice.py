@@ -57,8 +57,7 @@ def test_a_consumer_that_needs_no_port_of_its_own_has_one_way_more() -> None:
 def test_what_was_not_measured_is_not_guessed_and_counts_as_the_worst() -> None:
     found = choice.table(run(cost=[*COSTS, ("webhook", 50, 4.0, math.nan, 200.0)]), BROKEN, REACH)
     assert math.isnan(found.at["webhook", "bytes"])
-    assert scores(found).at["webhook", "bytes"] == 0
-    assert scores(found).at["sse", "bytes"] == 1
+    assert scores(measured(bytes=[math.nan, 1, 100])).bytes.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("other", ["at-least-once", None])
@@ -119,3 +118,18 @@ def test_every_protocol_is_described_and_the_comparison_has_the_figures_beside_i
     assert list(found.index) == ["WebSocket", "Webhook", "Server-Sent Events"]
     assert found["median wait, ms"].tolist() == [1, 100, 10]
     assert found.standard["WebSocket"] == "IETF, RFC 6455"
+
+
+def test_weights_that_are_none_are_a_sentence_and_whole_numbers_of_numpy_are_weights() -> None:
+    with pytest.raises(UsageError, match=r"^The weights are None; give a number for each criterion, as in"):
+        rank(measured(), None)
+    figures = measured(latency=[1, 100, 10])
+    assert rank(figures, {"latency": np.int64(2)}).equals(rank(figures, {"latency": 2}))
+
+
+def test_a_criterion_measured_for_one_protocol_alone_compares_nothing() -> None:
+    figures = measured(latency=[math.nan, math.nan, 5], bytes=[1, 10, 100])
+    assert scores(figures).latency.tolist() == [0, 0, 0]
+    weights = {"latency": 5, "bytes": 1}
+    assert list(rank(figures, weights).index) == ["websocket", "webhook", "sse"]
+    assert drivers(figures, weights) == {}
