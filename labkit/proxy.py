@@ -39,8 +39,11 @@ class Proxy:
     """
 
     def __init__(self, target: str, *, upgrades: bool = True, buffers: bool = False) -> None:
-        if not (match := TARGET.fullmatch(target)):
-            raise UsageError(f"The target is {target!r}; a proxy needs http://HOST:PORT or ws://HOST:PORT.")
+        match = TARGET.fullmatch(target) if isinstance(target, str) else None
+        if not match or not 0 < int(match[2]) < 65536:
+            raise UsageError(
+                f"The target is {target!r}; a proxy needs http://HOST:PORT or ws://HOST:PORT, a port up to 65535."
+            )
         self._host, self._port = match[1], int(match[2])
         self._upgrades, self._buffers = upgrades, buffers
         self.answered = 0

@@ -149,3 +149,14 @@ def test_an_unknown_protocol_has_no_client() -> None:
     for ask in (effort, source, lambda name: Client(name, "http://127.0.0.1:1")):
         with pytest.raises(UsageError, match="'telegraph'"):
             ask("telegraph")
+
+
+@pytest.mark.parametrize("url", [None, 3, "", "here"])
+def test_a_client_needs_the_url_of_a_server(url) -> None:
+    with pytest.raises(UsageError, match=r"a client needs its URL, as launch\('sse'\).url is one"):
+        Client("sse", url)
+
+
+def test_what_has_no_hash_is_no_protocol_either() -> None:
+    with pytest.raises(UsageError, match="There is no protocol"):
+        effort(["sse"])

@@ -107,3 +107,20 @@ def test_there_has_to_be_such_a_demonstration() -> None:
     with pytest.raises(UsageError) as caught:
         demos.run(["magic"])
     assert str(caught.value).startswith("There is no demonstration 'magic'; choose from reach, any_server, ")
+
+
+@pytest.mark.parametrize("name", [None, 3, [[]]])
+def test_what_is_no_name_is_no_demonstration(name) -> None:
+    with pytest.raises(UsageError, match="There is no demonstration"):
+        demos.run(name)
+
+
+def test_one_demonstration_may_be_named_alone() -> None:
+    assert set(demos.run("half_open").demonstration) == {"half_open"}
+
+
+def test_a_proxy_for_the_world_outside_is_not_asked(monkeypatch, closed_port) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port}")
+    with demos._plain_server() as (url, _), demos.launch("webhook") as server:
+        assert demos._endpoint(server.url, url)

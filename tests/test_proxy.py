@@ -286,9 +286,13 @@ def test_closing_ends_what_is_open(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["", "ftp://127.0.0.1:1", "127.0.0.1:80", "http://127.0.0.1", "http://127.0.0.1:1/path"]
+    "target",
+    [
+        *("", "ftp://127.0.0.1:1", "127.0.0.1:80", "http://127.0.0.1", "http://127.0.0.1:1/path"),
+        *(None, "http://127.0.0.1:99999", "http://127.0.0.1:0"),
+    ],
 )
-def test_a_target_that_is_none_is_refused(target: str) -> None:
+def test_a_target_that_is_none_is_refused(target: Any) -> None:
     threads = threading.active_count()
     with pytest.raises(UsageError, match="http://HOST:PORT"):
         Proxy(target)

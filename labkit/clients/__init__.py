@@ -17,6 +17,7 @@ import tokenize
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from labkit.errors import UsageError
 from labkit.protocols import find
 from labkit.server import free_port
 
@@ -96,6 +97,8 @@ class Client:
         """url: the server's (`launch(protocol).url`). port, public: where a client that listens does so (0: a free
         port), and the URL that leads there, if it is another. subject: what a subscriber of Pub-Sub wants."""
         row = find(protocol)
+        if not isinstance(url, str) or "://" not in url:
+            raise UsageError(f"The server is {url!r}; a client needs its URL, as launch({protocol!r}).url is one.")
         arguments = [url]
         if row.consumer_serves:
             port = port or free_port()
