@@ -23,7 +23,7 @@ from labkit.losses import loss as loss
 from labkit.losses import matrix as matrix
 from labkit.losses import timeline as timeline
 from labkit.ranking import ranking as ranking
-from labkit.results import Run
+from labkit.results import Run, opened
 from labkit.sequence import sequence as sequence
 from labkit.sheet import Group, Groups, dodge, draw, heading, outage_of
 from labkit.sweeps import sweep as sweep
@@ -32,16 +32,18 @@ from labkit.trial import Measure
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
 
 
-def latency(run: Run) -> Chart:
+def latency(run: Run | Path | str) -> Chart:
     """How long after it was due an event arrived: the distribution of each protocol, up to the rare slow ones."""
+    run = opened(run)
     note = f"""Latency: first arrival minus the time the event was due, all subscribers together. A curve stops where
         fewer than {ENOUGH} deliveries lie beyond it, and says nothing of what never arrived. Dashed: the baselines."""
     title = "Latency: how long after it was due did an event arrive?"
     return draw(run, Measure.LATENCY, title, note, lambda groups: 464 * math.ceil(len(groups) / 2) - 24, _latency)
 
 
-def bandwidth(run: Run) -> Chart:
+def bandwidth(run: Run | Path | str) -> Chart:
     """What one delivery, one set-up and one idle second cost in TCP stream bytes."""
+    run = opened(run)
     note = """TCP stream bytes at the link: no IP/TCP headers, no retransmissions. Per delivery: the bytes of the load
         by the events that arrived. Set-up and idle: both directions together. A cut bar is longer than drawn.
         Hatched: the baselines."""
@@ -49,12 +51,13 @@ def bandwidth(run: Run) -> Chart:
     return draw(run, Measure.BANDWIDTH, title, note, lambda groups: 44 + _starts(groups)[-1], _bandwidth)
 
 
-def save(run: Run, out: Path) -> list[Path]:
+def save(run: Run | Path | str, out: Path) -> list[Path]:
     """Writes out/{latency,bandwidth,loss}.{png,svg}, and matrix and timeline where something broke; returns paths.
 
     The time line is that of the first kind of outage; every other kind has one called timeline-KIND. A run with
     requests has duplex besides; a sweep has sweep alone.
     """
+    run = opened(run)
     out.mkdir(parents=True, exist_ok=True)
     files: dict[Path, bytes] = {}
     drawings: dict[str, Callable[[Run], Chart]] = {"latency": latency, "bandwidth": bandwidth, "loss": loss}

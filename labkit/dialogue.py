@@ -1,6 +1,7 @@
 """Dialogue: requests and their answers, how long they take, in how many bytes and over how many connections."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -8,7 +9,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from labkit.figures import METRICS
 from labkit.looks import MARGIN, WIDTH, Chart
-from labkit.results import Run
+from labkit.results import Run, opened
 from labkit.sheet import Group, Groups, draw, heading
 from labkit.trial import Measure
 
@@ -26,8 +27,9 @@ PANELS = {
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline", "fontsize": 8}
 
 
-def duplex(run: Run) -> Chart:
+def duplex(run: Run | Path | str) -> Chart:
     """How long a request takes to be answered, in how many TCP stream bytes and over how many connections."""
+    run = opened(run)
     note = """Round trip: from when the request was due to when its answer was there; a percentile is given where enough
         answers lie beyond it. Bytes: of the TCP streams at the link, in both directions, by answers. Connections: those
         opened through the link from set-up to the last answer, by subscribers; a producer's POSTs share those to one

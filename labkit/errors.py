@@ -1,5 +1,7 @@
 """The two ways a request to the lab ends badly, each carrying one sentence for a person."""
 
+import reprlib
+
 
 class UsageError(ValueError):
     """Bad input, found before anything starts. The text names the value, the limit and the fix."""
@@ -11,3 +13,11 @@ class UsageError(ValueError):
 
 class TrialError(RuntimeError):
     """A trial that could not be carried out. The text says which side failed, and how."""
+
+
+def shown(value: object) -> str:
+    """A value as a sentence names it: whatever it is, and shortened."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes out no number of more than 4,300 digits
+        return "That number"

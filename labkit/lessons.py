@@ -5,11 +5,10 @@ Predictions are only ever appended, in the current folder. Nothing needs a netwo
 """
 
 import math
-import reprlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from labkit.captions import setting
-from labkit.errors import UsageError
+from labkit.errors import UsageError, shown
 from labkit.figures import METRICS
 from labkit.guesses import guesses, number
 from labkit.looks import Chart
@@ -25,7 +24,7 @@ from labkit.predictions import FILE, Prediction, is_number, newest
 from labkit.predictions import predict as predict
 from labkit.protocols import PROTOCOLS
 from labkit.query import Query
-from labkit.results import Run
+from labkit.results import Run, opened
 from labkit.trial import Guarantee, Measure, Trial
 
 APART = ("outage", "measure", "rate", "size", "subscribers", "topics", "interval")
@@ -34,7 +33,7 @@ APART = ("outage", "measure", "rate", "size", "subscribers", "topics", "interval
 
 def reveal(
     guess: Prediction | str,
-    run: Run,
+    run: Run | Path | str,
     guarantee: Guarantee | str = Guarantee.AT_MOST_ONCE,
     frame: str = "",
     file: Path | str = FILE,
@@ -43,11 +42,11 @@ def reveal(
     """The prediction, or the newest to a question, over what the run measured.
 
     frame: of the run's, the first that has the metric when left out. where: one of several conditions that the run has,
-    such as outage="silent". A prediction made after the run's manifest was last written is drawn, and named so.
+    such as outage="silent". A prediction made after the run had ended is drawn, and named so.
     UsageError where a figure lacks.
     """
-    guess = guess if isinstance(guess, Prediction) else newest(str(guess), Path(file))
-    run, metric, guarantee = _opened(run), METRICS[guess.metric], Guarantee.named(guarantee)
+    guess = guess if isinstance(guess, Prediction) else newest(str(guess), file)
+    run, metric, guarantee = opened(run), METRICS[guess.metric], Guarantee.named(guarantee)
     having = [name for name in Measure if guess.metric in _frame(run, name)]
     name = frame or next((name for name in having if not _frame(run, name).empty), having[0])
     rows = _frame(run, name)
@@ -60,8 +59,7 @@ def reveal(
     measured = Query(name, guess.metric, of, by="protocol", where=where).ask(run)
     pairs = {protocol: (value, measured.get(protocol, math.nan)) for protocol, value in guess.values.items()}
     trials = [found.trial for found in run.of(Measure.named(name)) if _shown(found.trial, guarantee, where, of)]
-    ended = datetime.fromtimestamp((run.folder / "manifest.json").stat().st_mtime, UTC)
-    late = datetime.fromisoformat(guess.made) > ended
+    late = datetime.fromisoformat(guess.made) > run.ended
     notes = [", ".join([metric.label, *(f"{column} {value}" for column, value in where.items())])]
     notes += setting(trials) if trials and not run.swept else []
     return guesses(guess.question, metric, pairs, notes, "Predicted after the run had ended." if late else "")
@@ -125,16 +123,16 @@ def exercises() -> dict[str, Exercise]:
 def exercise(id: str) -> Exercise:
     """The exercise of that id: in a notebook its question, with the solution folded away."""
     found = exercises()
-    if id not in found:
-        raise UsageError(f"There is no exercise {id!r}; choose from {', '.join(found)}.")
+    if id not in list(found):
+        raise UsageError(f"There is no exercise {shown(id)}; choose from {', '.join(found)}.")
     return found[id]
 
 
-def check(id: str, answer: object, run: Run) -> Reply:
+def check(id: str, answer: object, run: Run | Path | str) -> Reply:
     """Compares an answer with this run; a wrong one gets a hint. UsageError where the run has no figure for it."""
     asked = exercise(id)
     judge = _protocol if asked.kind == "protocol" else _number
-    return judge(asked, answer, _opened(run))
+    return judge(asked, answer, opened(run))
 
 
 def _number(asked: Exercise, answer: object, run: Run) -> Reply:
@@ -170,19 +168,11 @@ def _protocol(asked: Exercise, answer: object, run: Run) -> Reply:
 
 
 def _said(answer: object, wrong: str) -> str:
-    return "There is no answer yet" if answer is None or answer is ... else f"{reprlib.repr(answer)} {wrong}"
+    return "There is no answer yet" if answer is None or answer is ... else f"{shown(answer)} {wrong}"
 
 
 def _hint(asked: Exercise, *cases: str) -> str:
     return next(hint["text"] for hint in asked.hints if hint["when"] in (*cases, "other"))
-
-
-def _opened(run: Run | Path | str | None) -> Run:
-    if isinstance(run, str | Path):
-        return Run(run)
-    if not isinstance(run, Run):
-        raise UsageError(f"{run!r} is no run; make one first, with run = lab.compare(), or open its folder.")
-    return run
 
 
 def _shown(trial: Trial, guarantee: Guarantee, where: Mapping[str, Any], of: tuple[str, ...]) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from labkit.looks import INK, MARGIN, RULE, SOFT, WIDTH, Chart
 from labkit.outage import OUTAGES, Strikes
 from labkit.protocols import PROTOCOLS
 from labkit.recording import Recording
-from labkit.results import Run
+from labkit.results import Run, opened
 from labkit.sheet import Group, Groups, draw, heading, keys, outage_of
 from labkit.trial import Guarantee, Measure, Trial
 
@@ -35,11 +36,12 @@ INCONCLUSIVE = """Inconclusive: something was still on its way when the trial en
     lost."""
 
 
-def loss(run: Run, outage: str | None = None) -> Chart:
+def loss(run: Run | Path | str, outage: str | None = None) -> Chart:
     """What became of the deliveries owed while one kind of outage lasted, by default the run's first; who could know.
 
     UsageError where the run has no such outage.
     """
+    run = opened(run)
     kind, others = _kind(run, outage)
     more = f"This is {kind} alone: the matrix shows every kind of outage in this run ({others})." if others > 1 else ""
     note = f"{more} Owed: every event offered while the subscription stood, the outage included. {INCONCLUSIVE}"
@@ -49,8 +51,9 @@ def loss(run: Run, outage: str | None = None) -> Chart:
     return draw(run, Measure.LOSS, title, note, _loss_height, _loss, lambda trial: outage_of(trial) == kind)
 
 
-def matrix(run: Run) -> Chart:
+def matrix(run: Run | Path | str) -> Chart:
     """What every kind of outage costs every protocol: the share lost, who knew, duplicates, the time to recover."""
+    whole = opened(run)
     note = f"""Share lost: of every event offered while the subscription stood, the outage included. Back in: from the
         end of the last outage until the last subscriber had all it was still to get, and something new; the median of
         repeats. {INCONCLUSIVE}"""
@@ -60,16 +63,17 @@ def matrix(run: Run) -> Chart:
         return 36 + sum(64 + CELL * len(_kinds(members)) for members in groups.values())
 
     def body(chart: Chart, groups: Groups, top: float) -> None:
-        _matrix(chart, groups, top, run.errors)
+        _matrix(chart, groups, top, whole.errors)
 
-    return draw(run, Measure.LOSS, title, note, height, body)
+    return draw(whole, Measure.LOSS, title, note, height, body)
 
 
-def timeline(run: Run, guarantee: Guarantee | str | None = None, outage: str | None = None) -> Chart:
+def timeline(run: Run | Path | str, guarantee: Guarantee | str | None = None, outage: str | None = None) -> Chart:
     """Each delivery of one kind of outage as a mark in the colour of its fate, subscriber by subscriber.
 
     By default all guarantees of the run, and its first kind of outage; UsageError where the run has no such trial.
     """
+    run = opened(run)
     kind, others = _kind(run, outage)
     wanted = list(Guarantee) if guarantee is None else [Guarantee.named(guarantee)]
     there = list(dict.fromkeys(str(recording.trial.guarantee) for recording in run.of(Measure.LOSS)))

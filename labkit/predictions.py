@@ -6,13 +6,14 @@ One JSON line for each, in a file of the current folder. Lines are only ever app
 import html
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from numbers import Real
 from pathlib import Path
 from typing import TypeGuard
 
-from labkit.errors import UsageError
+from labkit.errors import UsageError, shown
 from labkit.figures import METRICS
 from labkit.guesses import number
 from labkit.protocols import PROTOCOLS, find
@@ -45,8 +46,9 @@ def predict(question: str, metric: str, file: Path | str = FILE, **values: float
     """
     guess = Prediction(question, metric, dict(values), datetime.now(UTC).isoformat())
     _check(guess)
+    path = _place(file)
     guess = replace(guess, values={name: float(value) for name, value in values.items()})
-    path, line = Path(file), json.dumps(asdict(guess))
+    line = json.dumps(asdict(guess))
     _predictions(path)
     try:
         joined = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
@@ -57,10 +59,24 @@ def predict(question: str, metric: str, file: Path | str = FILE, **values: float
     return guess
 
 
+def _place(file: Path | str) -> Path:
+    """UsageError where no file can have that name."""
+    try:
+        if b"\0" not in os.fsencode(file):
+            return Path(file)
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(f"file is {file!r}, which no file can be called; name one, such as {FILE!r}.")
+
+
 def _check(guess: Prediction) -> None:
     """UsageError where a prediction cannot be one."""
     if not isinstance(guess.question, str) or not guess.question.strip():
         raise UsageError("A prediction needs a question in words, such as 'How long do subscribers wait?'.")
+    try:
+        guess.question.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"The question {guess.question!a} has half a character in it; leave that out.") from None
     if not isinstance(guess.metric, str) or guess.metric not in METRICS:
         raise UsageError(f"There is no metric {guess.metric!r}; choose from {', '.join(METRICS)}.")
     unit = METRICS[guess.metric].unit
@@ -70,7 +86,7 @@ def _check(guess: Prediction) -> None:
         find(name)
         if not is_number(value) or value < 0:
             what = "is below zero" if is_number(value) else "is no number"
-            raise UsageError(f"{name}={value!r} {what}; give {unit}, such as {name}=1.")
+            raise UsageError(f"{name}={shown(value)} {what}; give {unit}, such as {name}=1.")
 
 
 def _predictions(path: Path) -> list[Prediction]:
@@ -87,14 +103,15 @@ def _predictions(path: Path) -> list[Prediction]:
                 _check(found[-1])
                 if datetime.fromisoformat(found[-1].made).tzinfo is None:
                     raise ValueError("a time without its zone")
-            except (ValueError, TypeError, AttributeError):
+            except (ValueError, TypeError, AttributeError, RecursionError):
                 fix = "mend or delete that line, or name another file with file=..."
                 raise UsageError(f"Line {count} of {str(path)!r} is no prediction; {fix}.") from None
     return found
 
 
-def newest(question: str, path: Path) -> Prediction:
+def newest(question: str, file: Path | str) -> Prediction:
     """The last prediction made for a question; UsageError where there is none."""
+    path = _place(file)
     found = [guess for guess in _predictions(path) if guess.question == question]
     if not found:
         raise UsageError(f"{str(path)!r} has no prediction for {question!r}; make one with lab.lessons.predict first.")
@@ -102,5 +119,8 @@ def newest(question: str, path: Path) -> Prediction:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number; a truth value is none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number, as a float can be; a truth value is none."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ class Run:
         return self._frame(Measure.DUPLEX)
 
     @property
+    def ended(self) -> datetime:
+        """When the run had ended (UTC); an older one does not say, so there it is when its manifest was written."""
+        if "finished" in self.manifest:
+            return datetime.fromisoformat(self.manifest["finished"])
+        return datetime.fromtimestamp((self.folder / "manifest.json").stat().st_mtime, UTC)
+
+    @property
     def swept(self) -> str | None:
         """The parameter that changes from trial to trial, a column of `cost`; None where the run is no sweep."""
         return str(self.manifest["sweep"]["over"]) if "sweep" in self.manifest else None
@@ -122,6 +130,15 @@ class Run:
         return {name: entry["error"] for name, entry in self.manifest["trials"].items() if "error" in entry}
 
 
+def opened(run: Run | Path | str) -> Run:
+    """The run, or the one in that folder; UsageError where it is neither."""
+    if isinstance(run, str | Path):
+        return Run(run)
+    if not isinstance(run, Run):
+        raise UsageError(f"{run!r} is no run; make one first, with run = lab.compare(), or open its folder.")
+    return run
+
+
 def _formatter(digits: int) -> Callable[[float], str]:
     return lambda value: "-" if pd.isna(value) else f"{value:,.{digits}f}"
 
@@ -137,6 +154,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise TypeError("a trial's entry is not an object")
         if "sweep" in manifest and manifest["sweep"]["over"] not in SWEPT:
             raise ValueError("a sweep over something unknown")
+        if "finished" in manifest and datetime.fromisoformat(manifest["finished"]).tzinfo is None:
+            raise ValueError("a time without its zone")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(
             f"The manifest of {str(folder)!r} is damaged; restore it, or run the comparison again."

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ class Runner:
             if not any(logs.iterdir()):
                 logs.rmdir()
             self._manifest |= {"seconds": round(time.monotonic() - started, 2), "load_after": _load_average()}
+            self._manifest["finished"] = datetime.now(UTC).isoformat()
             self._save_manifest()
         return errors
 

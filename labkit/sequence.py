@@ -5,6 +5,7 @@ It never says where on the way that was, for no ledger does.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from labkit.looks import INK, MARGIN, RULE, SOFT, WIDTH, Chart
 from labkit.losses import FATES, LOST, SHADE
 from labkit.outage import OUTAGES, Strikes
 from labkit.protocols import PROTOCOLS
-from labkit.results import Run
+from labkit.results import Run, opened
 from labkit.sheet import Group, Groups, draw, heading, outage_of
 from labkit.story import Story, ids, story
 from labkit.trial import Guarantee, Measure
@@ -47,7 +48,7 @@ Timed = TypeVar("Timed", bound=tuple[Any, ...])
 
 
 def sequence(
-    run: Run,
+    run: Run | Path | str,
     protocol: str | None = None,
     guarantee: Guarantee | str | None = None,
     subscriber: int = 0,
@@ -59,6 +60,7 @@ def sequence(
     By default the run's only protocol, all its guarantees and its first kind of outage. seconds: the part of the load
     to zoom in on. UsageError where the run has no such trial, subscriber or time, or the part has over `MOST` events.
     """
+    run = opened(run)
     there = [found.trial.protocol for measure in SHOWN for found in run.of(measure)]
     if protocol is None and len(set(there)) > 1:
         raise UsageError(f"A sequence shows one protocol; choose from {', '.join(dict.fromkeys(there))}.")

@@ -6,6 +6,7 @@ in its place say why.
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from labkit.errors import UsageError
 from labkit.figures import ENOUGH, METRICS, SATURATED_MS
 from labkit.looks import LOOKS, MARGIN, SOFT, WIDTH, Chart
 from labkit.plan import SWEPT
-from labkit.results import Run
+from labkit.results import Run, opened
 from labkit.sheet import Group, Groups, dodge, draw, heading
 
 KNEE = 10
@@ -88,9 +89,10 @@ VIEWS = {
 }
 
 
-def sweep(run: Run) -> Chart:
+def sweep(run: Run | Path | str) -> Chart:
     """What the swept parameter does: latency against rate or topics, cost against subscribers or size, requests and
     latency against the poll interval. UsageError where the run is no sweep."""
+    run = opened(run)
     if run.swept is None:
         raise UsageError("This run is no sweep; `labkit sweep --over rate --values 50,200,1000` makes one.")
     over, view = run.swept, VIEWS[run.swept]

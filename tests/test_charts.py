@@ -19,6 +19,7 @@ from PIL import Image
 
 from labkit import charts
 from labkit.captions import setting
+from labkit.errors import UsageError
 from labkit.ledger import MAGIC, RECORD, Kind
 from labkit.looks import LOOKS
 from labkit.losses import FATES
@@ -351,3 +352,19 @@ def test_no_pyplot_and_no_settings_changed(full: Run, tmp_path: Path) -> None:
         "assert [matplotlib.rcParams[key] for key in settings] == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+DRAWN = [charts.latency, charts.bandwidth, charts.loss, charts.matrix, charts.timeline, charts.duplex]
+
+
+@pytest.mark.parametrize("draw", [*DRAWN, charts.sweep, charts.sequence, lambda run: charts.save(run, Path("nowhere"))])
+def test_every_chart_takes_a_run_or_its_folder_and_names_what_is_neither(draw, tmp_path) -> None:
+    for nothing in (None, 3):
+        with pytest.raises(UsageError, match="is no run; make one first"):
+            draw(nothing)
+    with pytest.raises(UsageError, match="is not a run folder"):
+        draw(tmp_path)
+
+
+def test_a_chart_of_a_folder_is_that_of_its_run(full) -> None:
+    assert charts.loss(full.folder).png() == charts.loss(full).png()

@@ -1,10 +1,12 @@
 import itertools
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -81,6 +83,7 @@ def test_marks_stand_where_the_values_are(run, file):
 
 
 def test_only_a_prediction_made_before_the_run_ended_counts_as_one(run, file):
+    """An older run does not say when it ended; its manifest was last written then, unless it was copied."""
     guess = lessons.predict(QUESTION, "p50_ms", file=file, websocket=5)
     manifest, made = run.folder / "manifest.json", datetime.fromisoformat(guess.made).timestamp()
     os.utime(manifest, (made + 5, made + 5))
@@ -278,3 +281,27 @@ def test_a_real_run_answers_what_it_can(tmp_path, file):
     assert lessons.check("post-or-stream", frame["webhook"] / frame["websocket"], real).right
     with pytest.raises(UsageError, match="This run measured no bandwidth"):
         lessons.check("sse-overhead", 15, real)
+
+
+@pytest.mark.parametrize(("after_s", "late"), [(5, False), (-5, True)])
+def test_a_run_that_was_copied_still_knows_when_it_ended(run, file, tmp_path, after_s, late):
+    guess = lessons.predict(QUESTION, "p50_ms", file=file, websocket=5)
+    copy = shutil.copytree(run.folder, tmp_path / "copy")
+    ended = datetime.fromisoformat(guess.made) + timedelta(seconds=after_s)
+    manifest = json.loads((copy / "manifest.json").read_text()) | {"finished": ended.isoformat()}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    os.utime(copy / "manifest.json", (0, 0) if after_s > 0 else None)
+    assert ("Predicted after the run had ended." in lessons.reveal(guess, copy).alt) is late
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_an_answer_beyond_any_float_gets_a_reply(run, digits):
+    reply = lessons.check("recovered-lost", 10**digits, run)
+    assert not reply.right
+    assert "is no number: answer with a number in digits" in reply.text
+
+
+@pytest.mark.parametrize("id", [[], None, {}])
+def test_what_has_no_hash_is_no_exercise_either(id):
+    with pytest.raises(UsageError, match="There is no exercise"):
+        lessons.exercise(id)

@@ -123,3 +123,39 @@ def test_a_place_that_is_no_file_is_a_sentence(tmp_path):
     with pytest.raises(UsageError, match="cannot be written"):
         predict(QUESTION, "p50_ms", file=tmp_path / "not" / "there", sse=1)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_beyond_any_float_is_a_sentence(file, digits):
+    with pytest.raises(UsageError, match=r"^sse=.{1,60} is no number; give ms, such as sse=1\.$"):
+        predict(QUESTION, "p50_ms", file=file, sse=10**digits)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"question": "Q", "metric": "lost", "made": "2026-01-01T00:00Z", "values": {"sse": 1%s}}' % ("0" * 400),
+    ],
+    ids=["deep", "long"],
+)
+def test_a_line_that_cannot_be_taken_in_is_named(file, line):
+    file.write_text(line + "\n")
+    for use in (lambda: predict(QUESTION, "p50_ms", file=file, sse=2), lambda: newest(QUESTION, file)):
+        with pytest.raises(UsageError, match=r"Line 1 of .* is no prediction"):
+            use()
+
+
+@pytest.mark.parametrize("name", [None, 3, "a\0b", "\ud800", b"bytes", []])
+def test_what_no_file_can_be_called_is_a_sentence(name):
+    for use in (lambda: predict(QUESTION, "p50_ms", file=name, sse=2), lambda: newest(QUESTION, name)):
+        with pytest.raises(UsageError, match="which no file can be called; name one"):
+            use()
+
+
+def test_a_question_that_cannot_be_printed_is_not_recorded(file):
+    with pytest.raises(UsageError, match="has half a character in it; leave that out") as caught:
+        predict("Why \ud83d?", "p50_ms", file=file, sse=1)
+    str(caught.value).encode()
+    assert not file.exists()

@@ -518,6 +518,14 @@ def test_a_damaged_manifest_is_refused(recorded, content):
     assert str(made.folder) in text
 
 
+@pytest.mark.parametrize("finished", [None, 3, "yesterday", "2026-01-01T00:00:00"])
+def test_a_manifest_that_names_no_time_of_its_end_is_refused(recorded, finished):
+    made = recorded()
+    made.manifest["finished"] = finished
+    made.save_manifest()
+    assert "damaged" in refusal(made.folder)
+
+
 @pytest.mark.parametrize("entry", [None, 3, []])
 def test_a_manifest_whose_trials_are_no_entries_is_refused(recorded, entry):
     made = recorded()

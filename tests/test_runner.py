@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import psutil
 import pytest
@@ -418,3 +419,10 @@ def test_a_parent_that_is_killed_leaves_no_node_and_no_nats_server(tmp_path, unt
             for child in started:
                 if not gone(child):
                     child.kill()
+
+
+def test_the_manifest_says_when_the_run_ended(tmp_path):
+    before = datetime.now(UTC)
+    ended = datetime.fromisoformat(manifest_of(Plan(WORKLOAD, ("sse",), measures=()), tmp_path / "run")["finished"])
+    assert before <= ended <= datetime.now(UTC)
+    assert Run(tmp_path / "run").ended == ended

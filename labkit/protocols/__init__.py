@@ -113,6 +113,6 @@ PROTOCOLS = {
 
 def find(name: str) -> Protocol:
     """The row of that name; UsageError names the ones there are."""
-    if name not in PROTOCOLS:
+    if name not in list(PROTOCOLS):  # what is no text, and has no hash, is none of them either
         raise UsageError(f"There is no protocol {name!r}; choose from {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]
