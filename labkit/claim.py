@@ -65,7 +65,9 @@ class Figure:
         """Condition -> figure. UsageError says why the run cannot answer."""
         found = self._answer(evidence, self.experiment)
         if self.base and self.base not in found:
-            raise UsageError(f"There is no {self.query.by} {self.base} to compare with.")
+            again = getattr(evidence[self.experiment], "again", "")
+            words = f"There is no {self.query.by} {self.base} to compare with"
+            raise UsageError(f"{words}; {again}." if again else f"{words}.")
         if not self.base and not self.baseline:
             return found
         below = self._answer(evidence, self.baseline) if self.baseline else dict.fromkeys(found, found[self.base])
@@ -106,7 +108,8 @@ class Figure:
         for key, value in found.items():
             side = {True: "yes", False: "no", None: none}[self.judge(value)]
             side = f"not measured, {doubts[key]}" if key in doubts else side
-            sides.setdefault(side, []).append(self._words(key, value))
+            told = self._name(key) if doubts.get(key) == "inconclusive" else self._words(key, value)
+            sides.setdefault(side, []).append(told)
         parts = [f"{side}: {', '.join(each)}".rstrip(": ") for side, each in sides.items() if each]
         return f"{self._asked()}? {'; '.join(parts)}."
 
@@ -130,9 +133,12 @@ class Figure:
         limit += self._metric.unit if self._metric.unit == "×" else f" {self._metric.unit}".rstrip()
         return f"{self.label or self._metric.label} {SIGNS[sign][0]} {limit}"
 
-    def _words(self, key: str, value: float) -> str:
+    def _name(self, key: str) -> str:
         by = self.query.by
-        key = HEADINGS[key] if by == "protocol" else f"{by} {key}" if key.replace(".", "").isdigit() else key
+        return HEADINGS[key] if by == "protocol" else f"{by} {key}" if key.replace(".", "").isdigit() else key
+
+    def _words(self, key: str, value: float) -> str:
+        key = self._name(key)
         if self._worked or (math.isnan(value) and self.nan == "skip"):
             return key
         shown = NEVER if math.isnan(value) else "∞" if math.isinf(value) else f"{value:,.{self._metric.digits}f}"

@@ -244,9 +244,9 @@ def read(run: Run | Path | str) -> Verdicts:
     experiments, claims = load()
     folder = run.folder if isinstance(run, Run) else Path(run)
     evidence = _evidence(folder, experiments)
-    quick = [name for name, each in experiments.items() if each.is_quick(evidence.get(name))]
     if (folder / "manifest.json").exists():
         return Verdicts(verdicts(claims, evidence), Run(folder).errors)
+    quick = [name for name, each in experiments.items() if each.is_quick(evidence[name])]
     errors = {name: _errors(evidence[name]) for name in experiments if (folder / name).is_dir()}
     failed = {f"{name}/{trial}".rstrip("/"): error for name in errors for trial, error in errors[name].items()}
     places = ", ".join(repr(str(folder / name)) for name in errors if errors[name])

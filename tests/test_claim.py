@@ -82,7 +82,7 @@ def test_an_inconclusive_trial_decides_nothing_and_is_told():
     evidence.loss["inconclusive"] = [False, True]
     assert judge(evidence) == (
         "supported",
-        "Time to notice > 5 ms? yes: reset (6.0); not measured, inconclusive: close (1.0).",
+        "Time to notice > 5 ms? yes: reset (6.0); not measured, inconclusive: close.",
     )
     evidence.loss["inconclusive"] = True
     assert judge(evidence)[0] == "not measured"
@@ -94,7 +94,7 @@ def test_a_base_or_a_baseline_in_doubt_leaves_nothing_decided():
     assert judge(evidence, base="a", holds="<= 1.5")[0] == "not measured"
     claim = Claim.from_table({**CLAIM, "figures": [{**FIGURE, "baseline": "other"}]})
     verdict, words = claim.judge({"e": run(a=60.0, b=60.0), "other": evidence})
-    assert (verdict, words) == ("refuted", "Time to notice > 5×? no: b (3.00); not measured, inconclusive: a (30.00).")
+    assert (verdict, words) == ("refuted", "Time to notice > 5×? no: b (3.00); not measured, inconclusive: a.")
 
 
 def test_a_time_of_a_saturated_generator_decides_nothing_and_is_told():
@@ -113,6 +113,9 @@ def test_never_holds_where_there_is_no_figure():
 def test_a_base_divides_the_others_and_is_no_case_itself():
     verdict, words = judge(run(a=2.0, b=20.0, c=2.0), base="a", holds="<= 1.5")
     assert (verdict, words) == ("it depends", "Time to notice ≤ 1.5×? yes: c (1.00); no: b (10.00).")
+    lacking = run(b=20.0)
+    lacking.again = "do it again"
+    assert judge(lacking, base="a")[1].endswith("There is no outage a to compare with; do it again.")
     assert judge(run(b=20.0), base="a") == (
         "not measured",
         "Not measured in this run: There is no outage a to compare with.",

@@ -142,7 +142,7 @@ def test_an_inconclusive_trial_is_no_verdict(ran: Path, tmp_path: Path) -> None:
         path.write_text(json.dumps({**json.loads(path.read_text()), "drained": False}))
     found = claims.read(copy).frame.set_index("id")
     assert found["verdict"]["websocket-both-at-once"] == "not measured"
-    assert "? not measured, inconclusive: " in found["figures"]["websocket-both-at-once"]
+    assert "? not measured, inconclusive." in found["figures"]["websocket-both-at-once"]
     assert found["verdict"]["websocket-low-overhead"] == "supported"
 
 
