@@ -57,8 +57,10 @@ class Walk:
 
         `load_cpu_s`: what each node used of the CPU until the load was over, in seconds.
         """
-        workload_digest = self._set_up()
+        workload_digest = self._stage.set_up()
         with self._loads:
+            # Only now: heartbeats and held requests of a trial that waits its turn would count as its set-up.
+            self._connect()
             self._warm_up()
             self._load()
         drained = self._settle()
@@ -71,13 +73,11 @@ class Walk:
     def _mark(self, phase: str, at: int | None = None) -> None:
         self._phases[phase] = time.monotonic_ns() if at is None else at
 
-    def _set_up(self) -> str:
-        workload_digest = self._stage.set_up()
+    def _connect(self) -> None:
         self._mark("setup")
         self._stage.connect()
         if self._trial.measure is Measure.BANDWIDTH:
             self._pause(find(self._trial.protocol).set_up_s)
-        return workload_digest
 
     def _warm_up(self) -> None:
         self._mark("warmup")
