@@ -120,6 +120,18 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return write_run(tmp_path_factory.mktemp("runs") / "full", trials)
 
 
+def assert_legible(chart: charts.Chart) -> None:
+    """No text lies over another, and none reaches beyond the picture."""
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts(chart)]
+    for text, box in boxes:
+        assert box.x0 >= 0, text
+        assert box.x1 <= chart.bbox.width, text
+        assert box.y0 >= 0, text
+        assert box.y1 <= chart.bbox.height, text
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        assert not a.padded(-1).overlaps(b.padded(-1)), (one, other)
+
+
 def texts(chart: charts.Chart) -> list[Text]:
     chart.canvas = FigureCanvasAgg(chart)
     chart.canvas.draw()
@@ -219,15 +231,7 @@ def test_a_notebook_shows_one_picture_with_escaped_alt_text(full: Run, draw) -> 
 
 @DRAWS
 def test_nothing_overlaps_and_nothing_is_clipped(full: Run, draw) -> None:
-    chart = draw(full)
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts(chart)]
-    for text, box in boxes:
-        assert box.x0 >= 0, text
-        assert box.x1 <= chart.bbox.width, text
-        assert box.y0 >= 0, text
-        assert box.y1 <= chart.bbox.height, text
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        assert not a.padded(-1).overlaps(b.padded(-1)), (one, other)
+    assert_legible(draw(full))
 
 
 @DRAWS

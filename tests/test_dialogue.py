@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_charts import LOAD, MS, START, S, texts, words, write_ledger, write_run
+from test_charts import LOAD, MS, START, S, assert_legible, words, write_ledger, write_run
 
 from labkit import charts
 from labkit.ledger import Kind
@@ -96,16 +96,7 @@ def test_medians_percentiles_and_bars_are_the_figures_of_the_frame(run: Run) -> 
 
 
 def test_nothing_overlaps_and_nothing_is_clipped(run: Run) -> None:
-    chart = charts.duplex(run)
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts(chart)]
-    for text, box in boxes:
-        assert box.x0 >= 0, text
-        assert box.x1 <= chart.bbox.width, text
-        assert box.y0 >= 0, text
-        assert box.y1 <= chart.bbox.height, text
-    for number, (one, a) in enumerate(boxes):
-        for other, b in boxes[number + 1 :]:
-            assert not a.padded(-1).overlaps(b.padded(-1)), (one, other)
+    assert_legible(charts.duplex(run))
 
 
 def test_the_99th_percentile_is_a_thin_line_where_there_are_enough_answers(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_charts import LOAD, texts, words, write_run
+from test_charts import LOAD, assert_legible, words, write_run
 
 from labkit import charts
 from labkit.errors import UsageError
@@ -104,16 +104,7 @@ def test_the_points_are_the_figures_of_the_frame(run: Run) -> None:
 
 
 def test_nothing_overlaps_and_nothing_is_clipped(run: Run) -> None:
-    chart = charts.sweep(run)
-    boxes = [(text.get_text(), text.get_window_extent()) for text in texts(chart)]
-    for text, box in boxes:
-        assert box.x0 >= 0, text
-        assert box.x1 <= chart.bbox.width, text
-        assert box.y0 >= 0, text
-        assert box.y1 <= chart.bbox.height, text
-    for number, (one, a) in enumerate(boxes):
-        for other, b in boxes[number + 1 :]:
-            assert not a.padded(-1).overlaps(b.padded(-1)), (one, other)
+    assert_legible(charts.sweep(run))
 
 
 def test_the_caption_gives_the_swept_parameter_as_a_range(run: Run) -> None:
