@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from labkit import charts
+from labkit import charts, intervals
 from labkit.errors import UsageError
 from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.plan import OUT_OF_THE_BOX, SWEPT, Plan, Sweep, unmet
@@ -47,11 +47,26 @@ def compare(
     A trial that fails is left out of the frames and named in `run.errors`. Raises UsageError for bad input, before
     anything starts. Ctrl-C ends it cleanly; what is finished is kept and drawn.
     """
+    plan = planned(workload, protocols, guarantees, measures, outage, conditions, repeat, timings)
+    return carry_out(plan, out, argv, "compare", drawn)
+
+
+def planned(
+    workload: Workload | None = None,
+    protocols: str | Iterable[str] = tuple(PROTOCOLS),
+    guarantees: str | Iterable[str] | None = None,
+    measures: str | Iterable[str] = COMPARED,
+    outage: Outage | str | Sequence[str] | None = "reset",
+    conditions: Conditions | None = None,
+    repeat: int = 1,
+    timings: Timings | None = None,
+) -> Plan:
+    """What `compare` carries out when it is called so. UsageError for bad input."""
     workload = workload or Workload()
     if guarantees is None:
         guarantees = tuple(Guarantee) if outage == ALL else OUT_OF_THE_BOX
     names = (protocols,) if isinstance(protocols, str) else tuple(protocols)
-    plan = Plan(
+    return Plan(
         workload=workload,
         protocols=names,
         guarantees=tuple(map(Guarantee.named, [guarantees] if isinstance(guarantees, str) else guarantees)),
@@ -61,7 +76,6 @@ def compare(
         timings=timings or Timings(),
         conditions=conditions or Conditions(),
     )
-    return _carry_out(plan, out, argv, "compare", drawn)
 
 
 def sweep(
@@ -86,10 +100,25 @@ def sweep(
     at-most-once when left out; for the interval at-least-once, where asking seldom costs time but no events:
     at-most-once polling takes the latest alone. Errors, Ctrl-C, `out` and `drawn` as with `compare`.
     """
+    plan = swept(over, values, workload, protocols, guarantees, repeat, timings, linked)
+    return carry_out(plan, out, argv, "sweep", drawn)
+
+
+def swept(
+    over: str,
+    values: Iterable[float] | float,
+    workload: Workload | None = None,
+    protocols: str | Iterable[str] | None = None,
+    guarantees: str | Iterable[str] | None = None,
+    repeat: int = 1,
+    timings: Timings | None = None,
+    linked: bool = False,
+) -> Plan:
+    """What `sweep` carries out when it is called so. UsageError for bad input."""
     wanted = protocols or (("polling", "longpolling") if over == "interval" else tuple(PROTOCOLS))
     if guarantees is None:
         guarantees = Guarantee.AT_LEAST_ONCE if over == "interval" else Guarantee.AT_MOST_ONCE
-    plan = Plan(
+    return Plan(
         workload=workload or Workload(duration=1.0),
         protocols=(wanted,) if isinstance(wanted, str) else tuple(wanted),
         guarantees=tuple(map(Guarantee.named, [guarantees] if isinstance(guarantees, str) else guarantees)),
@@ -98,10 +127,10 @@ def sweep(
         timings=timings or Timings(),
         sweep=Sweep(over, tuple(values) if isinstance(values, Iterable) else (values,)),
     )
-    return _carry_out(plan, out, argv, "sweep", drawn)
 
 
-def _carry_out(plan: Plan, out: Path | str | None, argv: Iterable[str], what: str, drawn: bool) -> Run:
+def carry_out(plan: Plan, out: Path | str | None, argv: Iterable[str], what: str, drawn: bool) -> Run:
+    """Runs a plan into a folder, with a bar of progress called `what`; errors and Ctrl-C as with `compare`."""
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="labkit-"))
     runner = Runner(plan, folder, list(argv), lambda *_: _advance(progress))
     with tqdm(total=len(runner.trials), unit="trial", desc=what, dynamic_ncols=True) as progress:
@@ -137,7 +166,7 @@ def _advance(progress: "tqdm[Any]") -> None:
 
 def _finish(folder: Path, drawn: bool) -> Run:
     run = Run(folder)
-    run.save()
+    intervals.save(run)
     if drawn:
         charts.save(run, folder / "charts")
     return run

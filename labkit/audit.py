@@ -93,7 +93,7 @@ class Outcome:
 
     def count(self, *fates: Fate) -> int:
         """How many owed deliveries met one of these fates."""
-        return int(np.isin(self.fate[self.owed], fates).sum())
+        return int(np.isin(self.fate[self.owed], [int(fate) for fate in fates]).sum())
 
     @property
     def delivered(self) -> int:
@@ -132,12 +132,12 @@ def audit(
     saw it. Lost deliveries are `REJECTED` where the producer recorded so, else `GAP_SEEN` where a
     gap signal covers them or they were due between the last arrival before a disconnection and the reconnection.
     """
-    sent = producer[(producer["kind"] == Kind.SENT) & _in_load(producer, offer)]
+    sent = producer[(producer["kind"] == int(Kind.SENT)) & _in_load(producer, offer)]
     events = sent["sequence"].astype(np.int64) - offer.first
     offered = _events(producer, offer, Kind.SENT)
     agreed = _events(producer, offer, terms.owes)
 
-    arrivals = consumer[np.isin(consumer["kind"], (Kind.RECEIVED, Kind.REPEATED)) & (_of_load(consumer, offer))]
+    arrivals = consumer[_are(consumer, Kind.RECEIVED, Kind.REPEATED) & (_of_load(consumer, offer))]
     good, corrupt, unexpected = _sort(arrivals, offer, offer.wanted & offered)
     arrived, copies, twice, reordered = _first_arrivals(arrivals[good], offer, offer.wanted.shape)
     # A durable log may hold what its producer did not live to see accepted: it does where anyone got the event.
@@ -145,14 +145,14 @@ def audit(
     owed = offer.wanted & agreed
 
     windows = _windows(outages)
-    fate = np.full(owed.shape, Fate.SILENT, np.int8)
-    fate[_gaps(consumer, offer, arrived)] = Fate.GAP_SEEN
-    fate[_rejections(producer, offer, owed.shape)] = Fate.REJECTED
-    fate[arrived > 0] = Fate.ON_TIME
+    fate = np.full(owed.shape, int(Fate.SILENT), np.int8)
+    fate[_gaps(consumer, offer, arrived)] = int(Fate.GAP_SEEN)
+    fate[_rejections(producer, offer, owed.shape)] = int(Fate.REJECTED)
+    fate[arrived > 0] = int(Fate.ON_TIME)
     struck = (np.arange(len(owed)) < (len(owed) if terms.struck is None else terms.struck))[:, np.newaxis]
     for _, healed in windows:
         if healed is not None:
-            fate[struck & (arrived >= healed) & (offer.due_ns < healed)] = Fate.LATE
+            fate[struck & (arrived >= healed) & (offer.due_ns < healed)] = int(Fate.LATE)
 
     lost = owed & (arrived == 0)
     unoffered, open_end = ~offered, offered & ~agreed
@@ -172,13 +172,22 @@ def audit(
         reordered=reordered,
         unexpected=unexpected,
         corrupt=corrupt,
-        overflowed=sum(int((records["kind"] == Kind.OVERFLOWED).sum()) for records in (producer, consumer)),
+        overflowed=sum(int((records["kind"] == int(Kind.OVERFLOWED)).sum()) for records in (producer, consumer)),
         windows=windows,
         noticed_producer_ns=_noticed(producer, begins),
         noticed_consumer_ns=_noticed(consumer, begins),
         recovered_ns=_recovered(offer, arrived, owed & struck, windows[-1][1] if windows else None),
         verdict="inconclusive" if unclear else "lossy" if lost.any() else "complete",
     )
+
+
+def _are(records: Records, *kinds: Kind) -> NDArray[np.bool_]:
+    """Which records are of one of these kinds.
+
+    NumPy is handed plain numbers throughout: what it asks of an enum's member runs Python, where it swallows a Ctrl-C.
+    """
+    found: NDArray[np.bool_] = np.isin(records["kind"], [int(kind) for kind in kinds])
+    return found
 
 
 def _in_load(records: Records, offer: Offer) -> NDArray[np.bool_]:
@@ -194,7 +203,7 @@ def _of_load(records: Records, offer: Offer) -> NDArray[np.bool_]:
 def _events(producer: Records, offer: Offer, kind: Kind) -> NDArray[np.bool_]:
     """Which events of the load the producer has a record of this kind of."""
     found = np.zeros(len(offer.due_ns), bool)
-    mine = producer[(producer["kind"] == kind) & _in_load(producer, offer)]
+    mine = producer[(producer["kind"] == int(kind)) & _in_load(producer, offer)]
     found[mine["sequence"].astype(np.int64) - offer.first] = True
     return found
 
@@ -237,7 +246,7 @@ def _first_arrivals(
     cells = arrivals["subscriber"].astype(np.int64) * shape[1] + arrivals["sequence"].astype(np.int64) - offer.first
     unique, times = np.unique(cells, return_counts=True)
     copies.ravel()[unique] = times - 1
-    taken = np.flatnonzero(arrivals["kind"] == Kind.RECEIVED)
+    taken = np.flatnonzero(arrivals["kind"] == int(Kind.RECEIVED))
     unique, first = np.unique(cells[taken], return_index=True)
     arrived.ravel()[unique] = arrivals["time_ns"][taken[first]]
     firsts = arrivals[taken[np.sort(first)]]
@@ -253,11 +262,11 @@ def _first_arrivals(
 def _windows(outages: Records) -> list[tuple[int, int | None]]:
     """Begin and end of each outage, in order."""
     windows: list[tuple[int, int | None]] = []
-    for record in outages[np.isin(outages["kind"], (Kind.CUT, Kind.HEALED))]:
+    for record in outages[_are(outages, Kind.CUT, Kind.HEALED)]:
         is_open = bool(windows) and windows[-1][1] is None
-        if record["kind"] == Kind.CUT and not is_open:
+        if record["kind"] == int(Kind.CUT) and not is_open:
             windows.append((int(record["time_ns"]), None))
-        elif record["kind"] == Kind.HEALED and is_open:
+        elif record["kind"] == int(Kind.HEALED) and is_open:
             windows[-1] = (windows[-1][0], int(record["time_ns"]))
     return windows
 
@@ -287,7 +296,7 @@ def _explained(
 
 def _rejections(producer: Records, offer: Offer, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     cells = np.zeros(shape, bool)
-    rejected = producer[(producer["kind"] == Kind.REJECTED) & _in_load(producer, offer)]
+    rejected = producer[(producer["kind"] == int(Kind.REJECTED)) & _in_load(producer, offer)]
     numbers = rejected["sequence"].astype(np.int64) - offer.first
     for_all = rejected["subscriber"] == EVERYONE
     cells[:, numbers[for_all]] = True
@@ -301,14 +310,14 @@ def _gaps(consumer: Records, offer: Offer, arrived: NDArray[np.int64]) -> NDArra
     cells = np.zeros(arrived.shape, bool)
     consumer = consumer[consumer["subscriber"] < arrived.shape[0]]
     numbers = np.arange(len(offer.due_ns)) + offer.first
-    for record in consumer[consumer["kind"] == Kind.GAP]:
+    for record in consumer[consumer["kind"] == int(Kind.GAP)]:
         after, oldest = int(record["sequence"]), int(record["value"])
         cells[record["subscriber"], (numbers > after) & (numbers < oldest)] = True
-    for subscriber in np.unique(consumer["subscriber"][consumer["kind"] == Kind.DISCONNECTED]):
+    for subscriber in np.unique(consumer["subscriber"][consumer["kind"] == int(Kind.DISCONNECTED)]):
         mine = consumer[consumer["subscriber"] == subscriber]
         # By the order of writing: on a coarse clock a loss and what followed it bear the same time.
         downs, ups, receipts = (
-            np.flatnonzero(mine["kind"] == kind) for kind in (Kind.DISCONNECTED, Kind.CONNECTED, Kind.RECEIVED)
+            np.flatnonzero(mine["kind"] == int(kind)) for kind in (Kind.DISCONNECTED, Kind.CONNECTED, Kind.RECEIVED)
         )
         for down in downs:
             before, later = receipts[receipts < down], ups[ups > down]
@@ -329,7 +338,7 @@ def _noticed(records: Records, begins: int | None) -> int | None:
     """From the first cut to this side's first sign of it."""
     if begins is None:
         return None
-    signs = records["time_ns"][np.isin(records["kind"], SIGNS)]
+    signs = records["time_ns"][_are(records, *SIGNS)]
     after = signs[signs >= begins]
     return int(after.min()) - begins if len(after) else None
 

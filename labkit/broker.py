@@ -119,7 +119,7 @@ class Broker:
         return listed["nats"][0]
 
     def _new_store(self) -> Path:
-        store = tempfile.TemporaryDirectory(prefix="labkit-nats-", ignore_cleanup_errors=True)
+        store = tempfile.TemporaryDirectory(prefix=_prefix(os.getpid()), ignore_cleanup_errors=True)
         folder = Path(self._exits.enter_context(store))
         self._exits.callback(self._end)
         return folder
@@ -164,6 +164,16 @@ class Broker:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+def clear(pid: int) -> None:
+    """Removes the stores of a process that was killed before it could do so; of any other there are none."""
+    for store in Path(tempfile.gettempdir()).glob(_prefix(pid) + "*"):
+        shutil.rmtree(store, ignore_errors=True)
+
+
+def _prefix(pid: int) -> str:
+    return f"labkit-nats-{pid}-"
 
 
 def _start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":

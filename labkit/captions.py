@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from labkit.outage import OUTAGES, Conditions, Outage
@@ -49,6 +49,48 @@ def setting(trials: Sequence[Trial], alone: bool = True) -> list[str]:
     return [offered, way, *_outages(trials)]
 
 
+WAITS = {
+    "heartbeat": "heartbeat {:g} s",
+    "poll": "poll every {:g} s",
+    "hold": "long poll held {:g} s",
+    "retry": "first retry after {:g} s",
+    "retry_limit": "retries at most {:g} s apart",
+    "attempts": "{:,} attempts",
+    "request": "a request may take {:g} s",
+    "ack": "an acknowledgement may take {:g} s",
+}
+"""Each of the `Timings` in words."""
+
+
+def parameters(trials: Sequence[Trial], outage: str | None) -> dict[str, str]:
+    """Each parameter of a run in words with its unit, so that those of two runs can be told apart.
+
+    outage: the kind that is shown, of those there may be.
+    """
+    load, waits, link = trials[0].workload, trials[0].timings, trials[0].conditions
+    said = {"trace": f"trace {Path(load.trace).name}", "speed": f"{load.speed:g} times its speed"} if load.trace else {}
+    if not load.trace:
+        said["rate"] = f"{load.rate:,.10g} events/s"
+        said["size"] = f"{load.size:,} bytes" + ("" if load.sizes == "fixed" else f" (median, {load.sizes})")
+        said["topics"] = f"{load.topics:,} topic{'s' if load.topics > 1 else ''}"
+        said["duration"] = f"{load.duration:g} s of load"
+        said["arrival"], said["seed"] = f"{load.arrival} arrivals", f"seed {load.seed}"
+    said["subscribers"] = f"{load.subscribers:,} subscriber{'s' if load.subscribers > 1 else ''}"
+    kinds = dict.fromkeys(trial.outage for trial in trials if trial.outage)
+    said["outage"] = f"outage {outage}" if outage in OUTAGES else "no outage"
+    for broken in [each for each in kinds if each.kind == outage]:
+        said["outage"] += f", the first of {len(kinds)} kinds" if len(kinds) > 1 else ""
+        said["at"], said["lasts"] = f"outage begins at {broken.at:.3g} s", f"outage lasts {broken.lasts:.3g} s"
+        if broken.share < 1:
+            said["share"] = f"outage of {broken.struck(load.subscribers):,} subscribers"
+        if broken.repeat > 1:
+            said["often"] = f"outage {broken.repeat:,} times"
+    said |= {name: WAITS[name].format(value) for name, value in asdict(waits).items()}
+    said["link"] = _link(link).strip(" ()") or "a link without delay or limit"
+    repeats = max(trial.repeat for trial in trials)
+    return {**said, "repeats": f"{repeats:,} repeat{'s' if repeats > 1 else ''}"}
+
+
 def _range(values: Iterable[float]) -> str:
     """One value, or the first and the last of several."""
     low, *others = sorted(set(values))
@@ -88,8 +130,15 @@ def _outages(trials: Sequence[Trial]) -> list[str]:
         unnoticed = [kind for kind in ("silent", "consumer-freeze") if kind in kinds]
         if unnoticed and outage.lasts < trials[0].timings.heartbeat:
             which += f"; too short for a heartbeat to notice: {', '.join(unnoticed)}"
-        said.append(f"{start} {outage.at:g} s into the load, for {outage.lasts:g} s{often}{whom}: {which}")
+        said.append(f"{start} {outage.at:.3g} s into the load, for {outage.lasts:.3g} s{often}{whom}: {which}")
     return said
+
+
+def further(kinds: Iterable[Sequence[str]]) -> list[str]:
+    """What broke after the first outage, which the spec of a live trial does not say. A row of kinds for each trial."""
+    later = list(dict.fromkeys(kind for row in kinds for kind in row[1:]))
+    named = ", ".join(f"{kind} ({OUTAGES[kind].short})" for kind in later)
+    return [f"Further outages after that one: {named}"] if later else []
 
 
 def percent(part: int, whole: int) -> str:

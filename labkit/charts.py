@@ -4,7 +4,7 @@ Everything drawn or said comes from the run, and one run folder always gives the
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +17,29 @@ from tqdm.auto import tqdm
 
 from labkit.captions import byte_count
 from labkit.dialogue import duplex as duplex
-from labkit.figures import ENOUGH, METRICS, percentile
+from labkit.figures import ENOUGH, METRICS
+from labkit.intervals import LEVEL, Interval, interval
 from labkit.looks import MARGIN, PALE, SOFT, WIDTH, Chart
 from labkit.losses import loss as loss
 from labkit.losses import matrix as matrix
 from labkit.losses import timeline as timeline
+from labkit.overlay import overlay as overlay
 from labkit.ranking import ranking as ranking
 from labkit.results import Run, opened
 from labkit.sequence import sequence as sequence
+from labkit.sequence import sequential
 from labkit.sheet import Group, Groups, dodge, draw, heading, outage_of
 from labkit.sweeps import sweep as sweep
 from labkit.trial import Measure
 
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
+
+TALL, AROUND, LABELS, BOUNDED = 370.0, 94.0, 215.0, 240.0
+"""Of a panel of curves: its height at least, what is above and below it, and what its labels take of the width, without
+and with bounds."""
+
+HEAD, LINE, OVER = 25.0, 13.0, 20.0
+"""Heights of a label's name and of a line below it; how far above and below the panel labels may go."""
 
 
 def latency(run: Run | Path | str) -> Chart:
@@ -37,8 +47,11 @@ def latency(run: Run | Path | str) -> Chart:
     run = opened(run)
     note = f"""Latency: first arrival minus the time the event was due, all subscribers together. A curve stops where
         fewer than {ENOUGH} deliveries lie beyond it, and says nothing of what never arrived. Dashed: the baselines."""
+    if any(recording.trial.repeat > 1 for recording in run.of(Measure.LATENCY)):
+        note += f""" Curves: all repeats pooled. Figures: the median of the repeats, and in brackets between which
+        bounds the bootstrap has {LEVEL:.0%} of such medians."""
     title = "Latency: how long after it was due did an event arrive?"
-    return draw(run, Measure.LATENCY, title, note, lambda groups: 464 * math.ceil(len(groups) / 2) - 24, _latency)
+    return draw(run, Measure.LATENCY, title, note, lambda groups: sum(_rows(groups)) - 24, _latency)
 
 
 def bandwidth(run: Run | Path | str) -> Chart:
@@ -51,27 +64,46 @@ def bandwidth(run: Run | Path | str) -> Chart:
     return draw(run, Measure.BANDWIDTH, title, note, lambda groups: 44 + _starts(groups)[-1], _bandwidth)
 
 
-def save(run: Run | Path | str, out: Path) -> list[Path]:
-    """Writes out/{latency,bandwidth,loss}.{png,svg}, and matrix and timeline where something broke; returns paths.
+def drawings(run: Run, every: bool = True) -> dict[str, Callable[[Run], Chart]]:
+    """The charts of a run by name: latency, bandwidth, loss; matrix and timeline where something broke.
 
     The time line is that of the first kind of outage; every other kind has one called timeline-KIND. A run with
-    requests has duplex besides; a sweep has sweep alone.
+    requests has duplex besides, one with a single subscriber a sequence of each protocol; a sweep has sweep alone.
+    every: the first three also where nothing of them was measured, which they then say.
     """
+    if run.swept:
+        return {"sweep": sweep}
+    three: dict[Measure, Callable[[Run], Chart]]
+    three = {Measure.LATENCY: latency, Measure.BANDWIDTH: bandwidth, Measure.LOSS: loss}
+    found = {str(measure): drawing for measure, drawing in three.items() if every or run.of(measure)}
+    broken = [recording.trial for recording in run.of(Measure.LOSS)]
+    found |= {"matrix": matrix, "timeline": timeline} if broken else {}
+    kinds = dict.fromkeys(map(outage_of, broken))
+    found |= {f"timeline-{kind}": partial(timeline, outage=kind) for kind in list(kinds)[1:]}
+    alone = dict.fromkeys(trial.protocol for trial in broken if sequential(trial))
+    found |= {f"sequence-{protocol}": partial(sequence, protocol=protocol) for protocol in alone}
+    return found | ({"duplex": duplex} if run.of(Measure.DUPLEX) else {})
+
+
+def save(run: Run | Path | str, out: Path) -> list[Path]:
+    """Writes each of the run's `drawings` to out, as png and svg; returns the paths."""
     run = opened(run)
-    out.mkdir(parents=True, exist_ok=True)
-    files: dict[Path, bytes] = {}
-    drawings: dict[str, Callable[[Run], Chart]] = {"latency": latency, "bandwidth": bandwidth, "loss": loss}
-    drawings |= {"matrix": matrix, "timeline": timeline} if run.of(Measure.LOSS) else {}
-    kinds = dict.fromkeys(outage_of(recording.trial) for recording in run.of(Measure.LOSS))
-    drawings |= {f"timeline-{kind}": partial(timeline, outage=kind) for kind in list(kinds)[1:]}
-    drawings |= {"duplex": duplex} if run.of(Measure.DUPLEX) else {}
-    drawings = {"sweep": sweep} if run.swept else drawings
-    for name, drawing in tqdm(drawings.items(), desc="charts", unit="chart", leave=False):
-        chart = drawing(run)
-        files |= {out / f"{name}.png": chart.png(), out / f"{name}.svg": chart.svg()}
-    for path, data in files.items():
+    names = tqdm(drawings(run).items(), desc="charts", unit="chart", leave=False)
+    return write({name: files(drawing(run)) for name, drawing in names}, out)
+
+
+def files(chart: Chart) -> dict[str, bytes]:
+    """The chart as files, by their endings."""
+    return {".png": chart.png(), ".svg": chart.svg()}
+
+
+def write(drawn: Mapping[str, Mapping[str, bytes]], out: Path) -> list[Path]:
+    """Writes each chart's files to out/NAME.{png,svg}; returns the paths. A name may have a folder in it."""
+    paths = {out / f"{name}{ending}": data for name, each in drawn.items() for ending, data in each.items()}
+    for path, data in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    return list(files)
+    return list(paths)
 
 
 def _latency(chart: Chart, groups: Groups, top: float) -> None:
@@ -82,11 +114,12 @@ def _latency(chart: Chart, groups: Groups, top: float) -> None:
     nines = max(math.log10(max(map(len, samples)) / ENOUGH + 1e-9), 1.0) + 0.05
     nines = max(nines, math.ceil(nines - 0.3) + 0.05)
     shares = [0.5] + [1 - 10.0**-n for n in range(1, math.floor(nines) + 1)]
-    metric, span = METRICS["p50_ms"], (WIDTH - MARGIN - 74) / min(len(groups), 2)
+    metric, span, rows = METRICS["p50_ms"], (WIDTH - MARGIN - 74) / min(len(groups), 2), _rows(groups)
+    beside = BOUNDED if any(len(group.recordings) > 1 for members in groups.values() for group in members) else LABELS
     for number, (guarantee, members) in enumerate(groups.items()):
-        left, above = 74 + number % 2 * span, top + 464 * (number // 2)
+        left, above = 74 + number % 2 * span, top + sum(rows[: number // 2])
         heading(chart, left, above + 8, guarantee)
-        axes = chart.panel(left, above + 28, span - 215, 370)
+        axes = chart.panel(left, above + 28, span - beside, rows[number // 2] - AROUND)
         axes.set(xlim=(0, nines), ylim=(low, high), yscale="log", xlabel="share of deliveries at least this fast")
         axes.set_xticks([-math.log10(1 - share) for share in shares], [f"{100 * share:.8g} %" for share in shares])
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
@@ -98,12 +131,21 @@ def _latency(chart: Chart, groups: Groups, top: float) -> None:
         chart.alt += f" {str(guarantee).capitalize()}, {metric.better} is better: {told}."
 
 
+def _rows(groups: Groups) -> list[float]:
+    """The height of each row of two panels: with as much room as its labels need."""
+    needed = [
+        sum(HEAD + LINE * len([*_figures(group), *group.cautions()]) for group in members) - 2 * OVER
+        for members in groups.values()
+    ]
+    return [max(TALL, *needed[first : first + 2]) + AROUND for first in range(0, len(needed), 2)]
+
+
 def _curves(chart: Chart, axes: Axes, members: list[Group]) -> list[str]:
     """Draws curves, and beside them names and figures, moved apart as far as they need; returns those in words."""
     box, blocks, ends = axes.bbox, [], []
     for group in members:
         look, ordered = group.look, group.latencies_ms()
-        blocks.append([_figures(ordered), *group.cautions()])
+        blocks.append([*_figures(group), *group.cautions()])
         ends.append((1.0, 1.0))
         if len(ordered) <= ENOUGH:
             continue
@@ -117,8 +159,8 @@ def _curves(chart: Chart, axes: Axes, members: list[Group]) -> list[str]:
         axes.plot(marks, np.interp(marks, x, y), look.marker, mfc="white" if saturated else look.colour, **how)
         across, up = axes.transAxes.inverted().transform(axes.transData.transform((x[-1], y[-1])))
         ends[-1] = (float(across), float(up))
-    heights = [25.0 + 13 * len(block) for block in blocks]
-    centres = dodge([end[1] * box.height for end in ends], heights, -20, box.height + 20)
+    heights = [HEAD + LINE * len(block) for block in blocks]
+    centres = dodge([end[1] * box.height for end in ends], heights, -OVER, box.height + OVER)
     for group, block, end, height, centre in zip(members, blocks, ends, heights, centres, strict=True):
         path = ((end[0], 1, 1 + 22 / box.width), (end[1], end[1], centre / box.height))
         if end[0] < 1:
@@ -127,7 +169,8 @@ def _curves(chart: Chart, axes: Axes, members: list[Group]) -> list[str]:
         left, y = box.x1 + 27, chart.height - box.y0 - centre - height / 2 + 12
         chart.write(left, y, group.label, color=group.ink, fontweight="bold")
         for number, line in enumerate(block):
-            chart.write(left, y + 14 + 13 * number, line, fontsize=8, fontweight="bold" if number else "normal")
+            plain = number < len(_figures(group))
+            chart.write(left, y + 14 + LINE * number, line, fontsize=8, fontweight="normal" if plain else "bold")
     return [", ".join([group.label, *block]).replace(" ·", ",") for group, block in zip(members, blocks, strict=True)]
 
 
@@ -137,14 +180,25 @@ def _curve(ordered: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     return nines, np.maximum(np.quantile(ordered, 1 - 10**-nines), 1e-3) if len(ordered) else nines * np.nan
 
 
-def _figures(ordered: NDArray[np.float64]) -> str:
-    """Median and 99th percentile, as far as the samples allow."""
-    p50, p99, (_, unit, digits, _) = percentile(ordered, 0.5), percentile(ordered, 0.99), METRICS["p50_ms"]
-    if p50 is None:
-        return f"{len(ordered)} arrived, too few for p50" if len(ordered) else "nothing arrived"
-    digits = 0 if max(p50, p99 or 0) >= 1000 else digits
-    rest = f" {unit}, too few for p99" if p99 is None else f" · p99 {p99:,.{digits}f} {unit}"
-    return f"p50 {p50:,.{digits}f}{rest}"
+def _figures(group: Group) -> list[str]:
+    """Median and 99th percentile, as far as the samples allow; of repeats the median of theirs, each with bounds."""
+    every = {name: interval(group.rows[f"{name}_ms"].astype(float)) for name in ("p50", "p99")}
+    there = {name: found for name, found in every.items() if not math.isnan(found.median)}
+    lacking = next((name for name in every if name not in there), None)
+    if not (arrived := len(group.latencies_ms())):
+        return ["nothing arrived"]
+    if len(group.recordings) > 1:
+        few = [f"too few in each repeat for {lacking}"] if lacking else []
+        return [f"{name} {_bounded(found)}" for name, found in there.items()] + few
+    digits = 0 if max((found.median for found in there.values()), default=0) >= 1000 else METRICS["p50_ms"].digits
+    figures = " · ".join(f"{name} {found.median:,.{digits}f}" for name, found in there.items())
+    start = f"{figures} {METRICS['p50_ms'].unit}" if there else f"{arrived} arrived"
+    return [start + (f", too few for {lacking}" if lacking else "")]
+
+
+def _bounded(found: Interval) -> str:
+    median, low, high = (f"{value:,.{METRICS['p50_ms'].digits if value < 100 else 0}f}" for value in found)
+    return f"{median} {METRICS['p50_ms'].unit}" + ("" if math.isnan(found.low) else f" ({low} to {high})")
 
 
 class _Cost(NamedTuple):

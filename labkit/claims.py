@@ -4,13 +4,11 @@ Both are data, `data/claims.toml`. A claims run is a folder of run folders, one 
 or not at all, and what is finished is kept.
 """
 
-import inspect
 import shutil
 import tempfile
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -19,14 +17,11 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from labkit import api, demos
 from labkit.claim import HEADINGS, Claim
 from labkit.errors import UsageError
 from labkit.evidence import Evidence, clients, demonstrations
-from labkit.outage import Conditions
+from labkit.experiment import Experiment
 from labkit.results import Run
-from labkit.trial import Timings
-from labkit.workload import Workload
 
 VERDICTS = {
     "supported": ("✓", "#00664f"),
@@ -39,66 +34,9 @@ VERDICTS = {
 """Every verdict, with its symbol and its colour."""
 
 
-def _demonstrate(out: Path, names: Iterable[str]) -> None:
-    facts = demos.run(names)
-    out.mkdir(parents=True)
-    demos.save(facts, out)
-
-
-KINDS: dict[str, Callable[..., Any]] = {"compare": api.compare, "sweep": api.sweep, "demonstrations": _demonstrate}
-MADE = {"workload": Workload, "timings": Timings, "conditions": Conditions}
 CLIENTS = "clients"
 COLUMNS = ["id", "protocol", "claim", "verdict", "figures", "depends", "why"]
 WIDTH, INDENT = 112, 18
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is run: `lab.compare`, `lab.sweep` or `demos.run` with these arguments.
-
-    quick: what then goes over the workload's. same: what of the workload an ordinary run has to share to stand for it,
-    because thresholds rest on it.
-    """
-
-    name: str
-    kind: str
-    arguments: Mapping[str, Any]
-    quick: Mapping[str, Any]
-    same: tuple[str, ...] = ()
-
-    def call(self, out: Path, quick: bool = False) -> inspect.BoundArguments:
-        """The arguments of the call; UsageError for some that cannot be."""
-        given: dict[str, Any] = {**self.arguments, "out": out}
-        if self.kind != "demonstrations":
-            given |= {"drawn": False, "workload": {**given.get("workload", {}), **(self.quick if quick else {})}}
-        try:
-            given |= {name: made(**given[name]) for name, made in MADE.items() if name in given}
-            return inspect.signature(KINDS[self.kind]).bind(**given)
-        except TypeError as error:
-            raise UsageError(f"The experiment {self.name!r} cannot be: {error}.") from None
-
-    def carry_out(self, out: Path, quick: bool = False) -> None:
-        """Runs it into a folder. UsageError before anything starts."""
-        call = self.call(out, quick)
-        KINDS[self.kind](*call.args, **call.kwargs)
-
-    def is_quick(self, found: Any) -> bool:
-        """Whether what was run is the quick form of it, where that has a workload of its own."""
-        if not self.quick or not isinstance(found, Evidence):
-            return False
-        load, full = found.manifest["workload"], self.arguments.get("workload", {})
-        return any(load.get(name) == value != full.get(name) for name, value in self.quick.items())
-
-    def asked_of(self, run: Evidence) -> Any:
-        """An ordinary run in its place, or the UsageError that says why it cannot be."""
-        if self.kind == "demonstrations":
-            return None
-        over = self.arguments.get("over")
-        mine = Workload(**self.arguments.get("workload", {})).to_json()
-        lacking = [f"{name} {mine[name]:g}" for name in self.same if mine[name] != run.manifest["workload"].get(name)]
-        if over != run.swept:
-            return UsageError(f"It takes a sweep over {over}." if over else "It takes a comparison, not a sweep.")
-        return UsageError(f"It takes a run with {', '.join(lacking)}.") if lacking else run
 
 
 class Verdicts:
@@ -187,7 +125,7 @@ def load(path: Path | None = None) -> tuple[dict[str, Experiment], list[Claim]]:
         tables = tomllib.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"The claims in {str(place)!r} cannot be read: {error}.") from None
-    experiments = {name: _experiment(name, table) for name, table in tables.get("experiment", {}).items()}
+    experiments = {name: Experiment.from_table(name, table) for name, table in tables.get("experiment", {}).items()}
     claims = [Claim.from_table(table) for table in tables.get("claim", [])]
     ids = [claim.id for claim in claims]
     for claim in claims:
@@ -196,14 +134,6 @@ def load(path: Path | None = None) -> tuple[dict[str, Experiment], list[Claim]]:
         for name in {figure.experiment for figure in claim.figures} - {*experiments, CLIENTS}:
             raise UsageError(f"The claim {claim.id!r} is of the experiment {name!r}, which there is not.")
     return experiments, claims
-
-
-def _experiment(name: str, table: dict[str, Any]) -> Experiment:
-    arguments = dict(table)
-    kind, quick, same = (arguments.pop(key, default) for key, default in (("kind", None), ("quick", {}), ("same", ())))
-    if kind not in KINDS:
-        raise UsageError(f"The experiment {name!r} is of kind {kind!r}; choose from {', '.join(KINDS)}.")
-    return Experiment(name, kind, arguments, quick, tuple(same))
 
 
 def experiment(name: str, out: Path | str | None = None, quick: bool = False) -> Any:

@@ -5,21 +5,22 @@ Exit status: 0 done, 1 a trial failed, 2 bad usage, 130 stopped with Ctrl-C.
 
 import argparse
 import errno
-import re
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labkit.arguments import PASSED_ON, parsed
 from labkit.errors import TrialError, UsageError
-from labkit.outage import OUTAGES, Conditions
-from labkit.plan import SWEPT
+from labkit.outage import Conditions
 from labkit.protocols import PROTOCOLS
-from labkit.trial import COMPARED, Guarantee, Measure, Timings
-from labkit.workload import ARRIVALS, SIZES, Workload
+from labkit.trial import COMPARED, Measure, Timings
+from labkit.workload import Workload
 
 if TYPE_CHECKING:
     from labkit.results import Run
@@ -35,11 +36,9 @@ OF_THE_TRACE = ("rate", "duration", "size", "sizes", "topics", "arrival")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    options, rest = _parser().parse_known_args(_with_values(arguments))
-    if rest and options.command != "lab":
-        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    options, rest = parsed(arguments)
     try:
-        status: int = options.run(options, rest if options.command == "lab" else arguments)
+        status = COMMANDS[options.command](options, rest if options.command in PASSED_ON else arguments)
     except UsageError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return 2
@@ -55,102 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _with_values(arguments: list[str]) -> list[str]:
-    """`--values -5,10` as one word: argparse would take what begins with a minus for an option."""
-    at = arguments.index("--values") if "--values" in arguments[:-1] else -1
-    if at < 0 or not re.match(r"-[\d.]", arguments[at + 1]):
-        return arguments
-    return [*arguments[:at], f"--values={arguments[at + 1]}", *arguments[at + 2 :]]
-
-
 def _trouble(error: OSError) -> str:
     """What the system said, and what helps where it is about the disk; a failed connection is an OSError too."""
     reason = getattr(error, "reason", error)  # of a URLError
     place = f" {str(error.filename)!r}" if error.filename else ""
     fix = "; make room, or choose another place" if errno.errorcode.get(error.errno or 0) in DISK else ""
     return f"{getattr(reason, 'strerror', None) or reason}{place}{fix}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="labkit", description="Event-driven API protocols side by side.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    compare = commands.add_parser("compare", help="drive one workload through the protocols; tables and charts")
-    compare.add_argument("--protocol", nargs="+", action="extend", metavar="P", help="all by default")
-    compare.add_argument(
-        "--guarantee", nargs="+", action="extend", metavar="G", help=f"{', '.join(Guarantee)} (the first two)"
-    )
-    compare.add_argument("--rate", type=float, help="events per second (200)")
-    compare.add_argument("--size", type=int, help="bytes of an event (256)")
-    compare.add_argument("--subscribers", type=int, help="how many (10)")
-    compare.add_argument("--duration", type=float, help="seconds of load (3)")
-    compare.add_argument("--topics", type=int, help="above 1, each subscriber takes one of them (1)")
-    compare.add_argument("--arrival", metavar="A", help=f"{', '.join(ARRIVALS)} (constant)")
-    compare.add_argument("--sizes", metavar="S", help=f"{', '.join(SIZES)} (fixed)")
-    compare.add_argument("--seed", type=int, help="of everything random (1)")
-    compare.add_argument("--trace", metavar="FILE", help="replay a .jsonl or .csv event log instead")
-    compare.add_argument("--speed", type=float, help="so many times faster than the trace (1)")
-    compare.add_argument("--outage", metavar="KIND", help=f"{', '.join(OUTAGES)}, all, or none (reset)")
-    compare.add_argument("--delay", type=float, metavar="MS", help="the link takes so long, each way (0)")
-    compare.add_argument("--jitter", type=float, metavar="MS", help="and up to so much longer (0)")
-    compare.add_argument("--bandwidth", type=float, metavar="KB", help="kilobytes it carries a second, each way (all)")
-    compare.add_argument("--duplex", action="store_true", help="requests and their answers besides: duplex.csv")
-    compare.add_argument("--quick", action="store_true", help="half a second of load: a look, not a measurement")
-    compare.add_argument("--repeat", type=int, default=1, help="times over (1)")
-    compare.add_argument("--out", type=Path, help="the run folder, new or empty (runs/<time>)")
-    compare.set_defaults(run=_compare)
-
-    sweep = commands.add_parser("sweep", help="the same workload at several values of one parameter")
-    sweep.add_argument("--over", required=True, metavar="WHAT", help=", ".join(SWEPT))
-    sweep.add_argument("--values", required=True, metavar="A,B,C", help="in turn; intervals in seconds")
-    sweep.add_argument("--protocol", nargs="+", action="extend", metavar="P", help="all by default")
-    sweep.add_argument(
-        "--guarantee", nargs="+", action="extend", metavar="G", help="(at-most-once; for the interval at-least-once)"
-    )
-    for name in ("rate", "duration"):
-        sweep.add_argument(f"--{name}", type=float, help="as for compare")
-    for name in ("size", "subscribers", "topics", "seed"):
-        sweep.add_argument(f"--{name}", type=int, help="as for compare")
-    sweep.add_argument("--repeat", type=int, default=1, help="times over (1)")
-    sweep.add_argument("--out", type=Path, help="the run folder, new or empty (runs/<time>)")
-    sweep.set_defaults(run=_sweep)
-
-    launch = commands.add_parser("launch", help="a live server to poke at")
-    launch.add_argument("protocol", metavar="PROTOCOL", help=", ".join(PROTOCOLS))
-    launch.add_argument("--port", type=int, default=0, help="a free one by default")
-    launch.add_argument("--rate", type=float, default=1.0, help="events per second it publishes by itself (1)")
-    launch.set_defaults(run=_launch)
-
-    anatomy = commands.add_parser("anatomy", help="the bytes that deliver one event, part by part")
-    anatomy.add_argument("protocol", metavar="PROTOCOL", help=", ".join(PROTOCOLS))
-    anatomy.add_argument("--guarantee", default="at-most-once", metavar="G", help=f"{', '.join(Guarantee)} (the first)")
-    anatomy.add_argument("--size", type=int, default=256, help="bytes of the event (256)")
-    anatomy.set_defaults(run=_anatomy)
-
-    charts = commands.add_parser("charts", help="redraw the charts of a run, without servers")
-    charts.add_argument("folder", type=Path, metavar="RUN")
-    charts.add_argument("--out", type=Path, help="where to (RUN/charts)")
-    charts.set_defaults(run=_charts)
-
-    claims = commands.add_parser("claims", help="what textbooks claim, each with a verdict computed from a run")
-    claims.add_argument("folder", type=Path, nargs="?", metavar="RUN", help="judge this run; a new one when left out")
-    claims.add_argument("--out", type=Path, help="where the new one goes, or went as far as it got (runs/<time>)")
-    claims.add_argument("--quick", action="store_true", help="shorter loads: a look, not a measurement")
-    claims.set_defaults(run=_claims)
-
-    trace = commands.add_parser("trace", help="make an event log to replay")
-    trace.add_argument("source", choices=["git"], help="one push-like event per commit")
-    trace.add_argument("repository", type=Path, metavar="REPO")
-    trace.add_argument("--out", type=Path, required=True, metavar="FILE")
-    trace.set_defaults(run=_trace)
-
-    doctor = commands.add_parser("doctor", help="is this machine ready for a workshop? with the fix where it is not")
-    doctor.add_argument("--quick", action="store_true", help="look only, try no protocol")
-    doctor.set_defaults(run=_doctor)
-
-    lab = commands.add_parser("lab", help="JupyterLab on the notebooks; further options are JupyterLab's own")
-    lab.set_defaults(run=_lab)
-    return parser
 
 
 def _compare(options: argparse.Namespace, argv: list[str]) -> int:
@@ -223,6 +132,37 @@ def _sweep(options: argparse.Namespace, argv: list[str]) -> int:
     return _summary(run)
 
 
+def _reference(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit import campaign, suite
+    from labkit.collection import is_collection
+
+    given = {name: getattr(options, name) for name in ("suite", "repeat", "seed", "out", "quick")}
+    wrong = [name for name, value in given.items() if value is not None and value is not False]
+    if options.resume and wrong:
+        raise UsageError(f"--{wrong[0]} was said when {str(options.resume)!r} was begun; leave it out to go on.")
+    out = options.resume or options.out or _new_folder()
+    try:
+        if options.resume:
+            found = campaign.resume(out)
+        else:
+            path, seed = options.suite or suite.REFERENCE, 1 if options.seed is None else options.seed
+            found = campaign.begin(suite.load(path, seed, options.repeat, options.quick), out, argv)
+    except (KeyboardInterrupt, TrialError, OSError) as reason:
+        if not is_collection(out):
+            raise
+        again = f"`labkit reference --resume {out}` goes on."
+        if not isinstance(reason, KeyboardInterrupt):  # a full disk; a trial that fails by itself ends nothing
+            raise TrialError(f"{f'{_trouble(reason)}.' if isinstance(reason, OSError) else reason} {again}") from None
+        print(f"\nlabkit: stopped; {again}", file=sys.stderr)
+        return 130
+    print(f"{sum(len(run.manifest['trials']) for run in found.values()):,} trials in {out}")
+    for name, error in found.errors.items():
+        print(f"labkit: {name}: {error}", file=sys.stderr)
+    if found.errors:
+        print(f"labkit: `labkit reference --resume {out}` tries again what failed.", file=sys.stderr)
+    return 1 if found.errors else 0
+
+
 def _workload(options: argparse.Namespace) -> Workload:
     names = (*OF_THE_TRACE, "subscribers", "seed", "trace", "speed")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -269,11 +209,41 @@ def _anatomy(options: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _charts(options: argparse.Namespace, argv: list[str]) -> int:
-    from labkit.charts import save
+    from labkit import album, charts
+    from labkit.collection import Collection, is_collection
     from labkit.results import Run
 
-    for path in save(Run(options.folder), options.out or options.folder / "charts"):
+    out = options.out or options.folder / "charts"
+    if is_collection(options.folder):
+        paths = album.save(Collection(options.folder), out)
+    else:
+        paths = charts.save(Run(options.folder), out)
+    for path in paths:
         print(path)
+    return 0
+
+
+def _report(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.report import save
+
+    save(options.folder, options.out)
+    print(options.out)
+    return 0
+
+
+def _compare_runs(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.differences import compare_runs
+
+    print(compare_runs(options.a, options.b))
+    return 0
+
+
+def _pack(options: argparse.Namespace, argv: list[str]) -> int:
+    from labkit.packing import pack
+
+    pack(options.folder, options.out)
+    size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
+    print(f"{options.out}: {size:,} bytes")
     return 0
 
 
@@ -318,7 +288,59 @@ def _doctor(options: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _lab(options: argparse.Namespace, argv: list[str]) -> int:
+    return _become(["jupyterlab", f"--notebook-dir={_notebooks()}", *argv], {})
+
+
+def _app(options: argparse.Namespace, argv: list[str]) -> int:
+    folder = _notebooks()
+    if find_spec("voila") is None:
+        raise UsageError("Voila is not installed; pip install 'labkit[app]' installs it.")
+    # Voila 0.5 never gives its page the token with which that page, when it is closed, has to end its kernel.
+    # Whose page a request comes from is checked all the same.
+    settings = "--Voila.tornado_settings=disable_check_xsrf=True"
+    command = [
+        "voila",
+        "--template=projector",
+        "--TagRemovePreprocessor.remove_cell_tags=lesson",
+        settings,
+        # What it adds to JupyterLab's file browser is an error where there is none.
+        "--VoilaConfiguration.extension_denylist=@jupyterhub/jupyter-server-proxy",
+        *argv,
+        str(folder / "10_dashboard.ipynb"),
+    ]
+    paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("JUPYTER_PATH")]))
+    return _become(command, {"JUPYTER_PATH": paths})
+
+
+def _become(module: list[str], more: dict[str, str]) -> int:
+    """Runs a module in the place of this process, so that whoever ends this one ends that."""
+    command, environment = [sys.executable, "-m", *module], os.environ | more
+    if sys.platform == "win32":
+        return subprocess.call(command, env=environment)
+    sys.stdout.flush()
+    os.execve(sys.executable, command, environment)
+
+
+def _notebooks() -> Path:
     folder = Path(__file__).resolve().parent.parent / "notebooks"
     if not folder.is_dir():
         raise UsageError(f"There are no notebooks at {str(folder)!r}; run it from a checkout installed with pip -e.")
-    return subprocess.call([sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", *argv])
+    return folder
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
+    "compare": _compare,
+    "sweep": _sweep,
+    "reference": _reference,
+    "launch": _launch,
+    "anatomy": _anatomy,
+    "charts": _charts,
+    "report": _report,
+    "compare-runs": _compare_runs,
+    "pack": _pack,
+    "claims": _claims,
+    "trace": _trace,
+    "doctor": _doctor,
+    "lab": _lab,
+    "app": _app,
+}

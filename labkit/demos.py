@@ -181,12 +181,22 @@ class Refused(Exception):
     """A server answered a delivery and kept nothing of it; the text has its answer."""
 
 
+STOCK = """
+import os, runpy, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+runpy.run_module("http.server", run_name="__main__", alter_sys=True)
+"""
+"""`python -m http.server`, which ends when its standard input closes: so a killed parent does not leave it behind."""
+
+
 @contextmanager
 def _stock() -> Iterator[tuple[str, Received]]:
     """Python's own file server, as `python -m http.server` starts it; it tells each request in its log."""
     with tempfile.TemporaryDirectory(prefix="labkit-files-") as folder, ThreadPoolExecutor(1) as pool:
-        command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", folder]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command = [sys.executable, "-u", "-c", STOCK, "0", "--bind", "127.0.0.1", "--directory", folder]
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
         def line(pattern: str) -> str:
             found = (re.search(pattern, line) for line in iter(server.stdout.readline, ""))  # type: ignore[union-attr]
@@ -302,10 +312,15 @@ def run(names: str | Iterable[str] = tuple(DEMONSTRATIONS)) -> Any:
     import pandas as pd
 
     wanted = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
-    for name in wanted:
+    check(wanted)
+    return pd.DataFrame([fact for name in wanted for fact in DEMONSTRATIONS[name]()], columns=Fact._fields)
+
+
+def check(names: Iterable[str]) -> None:
+    """UsageError for a name that is none."""
+    for name in names:
         if name not in list(DEMONSTRATIONS):
             raise UsageError(f"There is no demonstration {name!r}; choose from {', '.join(DEMONSTRATIONS)}.")
-    return pd.DataFrame([fact for name in wanted for fact in DEMONSTRATIONS[name]()], columns=Fact._fields)
 
 
 def save(facts: Any, folder: Path) -> None:

@@ -15,6 +15,10 @@ class TrialError(RuntimeError):
     """A trial that could not be carried out. The text says which side failed, and how."""
 
 
+class NoRoomError(TrialError):
+    """There is no room on the disk for what a trial records, and none for the next trial's either."""
+
+
 def shown(value: object) -> str:
     """A value as a sentence names it: whatever it is, and shortened."""
     try:

@@ -167,9 +167,9 @@ def _duplex(recording: Recording) -> dict[str, Any]:
 
 
 def _loss(recording: Recording) -> dict[str, Any]:
-    outcome, outage = recording.outcome, recording.trial.outage
+    outcome = recording.outcome
     return {
-        "outage": outage.kind if outage else "none",
+        "outage": ", ".join(dict.fromkeys(recording.kinds)) or "none",
         "owed": int(outcome.owed.sum()),
         "delivered": outcome.delivered,
         "lost": outcome.lost,

@@ -5,14 +5,16 @@ A record's kind is stored last: a torn record has kind 0 and is never read. Noth
 """
 
 import mmap
+import os
 import struct
 from enum import IntEnum
 from pathlib import Path
+from threading import Lock
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from labkit.errors import UsageError
+from labkit.errors import NoRoomError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,9 @@ RECORD = struct.Struct("<qqIHBB")
 MAGIC = b"labkit ledger 1\n"
 CHUNK = RECORD.size * 65536
 """A multiple of every platform's map granularity."""
+
+BLOCK = RECORD.size * 4096
+"""So much is read at one time of a ledger that is still written."""
 
 NO_SEQUENCE = 2**32 - 1
 EVERYONE = 2**16 - 1
@@ -38,6 +43,7 @@ class Kind(IntEnum):
     REPEATED = 5  # consumer: the event came again and was dropped by its id; CRC-32
     GAP = 6  # consumer: told that the events after this one are missing; the oldest that is still to be had
     CONNECTED = 7  # either side: this subscriber's connection is up; link: it accepted one; its number
+    # (7 at the producer of a stream: the sequence is that of the id it was asked to go on after, if any)
     DISCONNECTED = 8  # either side: this subscriber's connection is lost
     UP = 9  # link: bytes relayed from consumer to producer; the sequence is the connection's number
     DOWN = 10  # link: bytes relayed from producer to consumer; likewise
@@ -100,11 +106,45 @@ class Ledger:
             self._file.close()
 
     def _grow(self) -> mmap.mmap:
-        self._file.truncate(self._size + CHUNK)
+        """Maps the next chunk. Its place on the disk is reserved: a map without one ends its process with a SIGBUS."""
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._file.fileno(), self._size, CHUNK)
+            else:
+                self._file.truncate(self._size + CHUNK)
+        except OSError as error:
+            where = f"{self.path.name} of trial {self.path.parent.name.lstrip('.')}"
+            raise NoRoomError(f"There is no room for the ledger {where} ({error.strerror}); free some disk.") from error
         chunk = mmap.mmap(self._file.fileno(), CHUNK, offset=self._size)
         self._size += CHUNK
         self._at = 0
         return chunk
+
+
+class Retold(Ledger):
+    """A writer of what was observed elsewhere: its records bear `time_ns`, set beforehand. Closed, it takes no more."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.time_ns = 0
+        self._turn = Lock()
+
+    def write(self, kind: int, sequence: int = NO_SEQUENCE, subscriber: int = EVERYONE, value: int = 0) -> None:
+        with self._turn:
+            if not self._file.closed:
+                self._append(self.time_ns, value, sequence, subscriber, kind)
+
+    def received(self, subscriber: int, sequence: int, raw: bytes) -> None:
+        self.write(_RECEIVED, sequence & NO_SEQUENCE, subscriber, crc32(raw))
+        self.last_arrival_ns, self.latest[subscriber] = self.time_ns, sequence
+
+    def repeated(self, subscriber: int, sequence: int, raw: bytes) -> None:
+        self.write(Kind.REPEATED, sequence & NO_SEQUENCE, subscriber, crc32(raw))
+        self.last_arrival_ns = self.time_ns
+
+    def close(self) -> None:
+        with self._turn:
+            super().close()
 
 
 def read(path: Path) -> "np.ndarray":
@@ -114,17 +154,51 @@ def read(path: Path) -> "np.ndarray":
     """
     import numpy as np
 
-    dtype = np.dtype(
-        [("time_ns", "<i8"), ("value", "<i8"), ("sequence", "<u4"), ("subscriber", "<u2"), ("_", "u1"), ("kind", "u1")]
-    )
     fix = "restore the run folder, or run the comparison again into a new one"
     if not path.is_file():
         raise UsageError(f"The ledger {path.name} of trial {path.parent.name} is missing; {fix}.")
     raw = path.read_bytes()
     if not raw.startswith(MAGIC) or len(raw) % RECORD.size:
         raise UsageError(f"The ledger {path.name} of trial {path.parent.name} is damaged; {fix}.")
-    records = np.frombuffer(raw, dtype)[1:]
+    records = np.frombuffer(raw, dtype())[1:]
     written = records["kind"] > 0
     if not written.all() and written[int(np.argmin(written)) :].any():
         raise UsageError(f"The ledger {path.name} of trial {path.parent.name} has a hole; {fix}.")
     return records[written]
+
+
+class Tail:
+    """A reader of a ledger that is still written: what it has read once, it does not read again."""
+
+    def __init__(self, path: Path) -> None:
+        import numpy as np
+
+        self._path, self._at = path, RECORD.size
+        self._records = np.empty(0, dtype())
+
+    def read(self) -> "np.ndarray":
+        """All records so far, as `read` gives them, up to the first that is not there, or not whole."""
+        import numpy as np
+
+        found = [self._records]
+        with self._path.open("rb", buffering=0) as file:
+            while True:
+                file.seek(self._at)
+                written = np.frombuffer(file.read(BLOCK), dtype())["kind"] > 0
+                if not (count := len(written) if written.all() else int(np.argmin(written))):
+                    break
+                # Again: the writer may have been between what was read of a record first, and its kind.
+                file.seek(self._at)
+                found.append(np.frombuffer(file.read(count * RECORD.size), dtype()))
+                self._at += count * RECORD.size
+        self._records = np.concatenate(found)
+        return self._records
+
+
+def dtype() -> "np.dtype[np.void]":
+    """One record."""
+    import numpy as np
+
+    return np.dtype(
+        [("time_ns", "<i8"), ("value", "<i8"), ("sequence", "<u4"), ("subscriber", "<u2"), ("_", "u1"), ("kind", "u1")]
+    )

@@ -6,7 +6,9 @@ Nothing here touches pyplot or global state; the same drawing always gives the s
 import base64
 import html
 import io
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -34,6 +36,9 @@ STYLE = {
     "font.family": ["DejaVu Sans"],
     "svg.hashsalt": "labkit",
 }
+
+
+_STYLING = threading.RLock()
 
 
 class Look(NamedTuple):
@@ -76,15 +81,23 @@ class Chart(Figure):
         """Axes at a place in pixels from the top left."""
         return self.add_axes((left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height))
 
-    def png(self) -> bytes:
+    def png(self, scale: int = 1) -> bytes:
         """The picture with its alt text inside. 256 colours, the rare ones too, at a third of the bytes."""
-        pixels, file, about = io.BytesIO(), io.BytesIO(), PngInfo()
+        return self.packed(self.pixels(scale).quantize(256, Image.Quantize.MAXCOVERAGE), optimize=True)
+
+    def pixels(self, scale: int = 1) -> Image.Image:
+        """What is drawn, in RGB, with so many pixels for each of the layout's."""
+        pixels, width = io.BytesIO(), WIDTH * scale
         with styled():
-            self.savefig(pixels, format="rgba")
+            self.savefig(pixels, format="rgba", dpi=DPI * scale)
+        return Image.frombytes("RGBA", (width, len(pixels.getvalue()) // width // 4), pixels.getvalue()).convert("RGB")
+
+    def packed(self, image: Image.Image, **how: Any) -> bytes:
+        """A picture as a PNG file that bears the title and the alt text."""
+        file, about = io.BytesIO(), PngInfo()
         about.add_itxt("Title", self.title)
         about.add_itxt("Description", self.alt)
-        image = Image.frombytes("RGBA", (WIDTH, len(pixels.getvalue()) // WIDTH // 4), pixels.getvalue())
-        image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(file, "png", pnginfo=about, optimize=True)
+        image.save(file, "png", pnginfo=about, **how)
         return file.getvalue()
 
     def svg(self) -> bytes:
@@ -106,6 +119,11 @@ class Chart(Figure):
         return f'<figure style="margin:0">{image}</figure>'
 
 
-def styled() -> AbstractContextManager[None]:
-    """The same looks whatever the user's own settings, which are back afterwards."""
-    return matplotlib.style.context(["default", STYLE])
+@contextmanager
+def styled() -> Iterator[None]:
+    """The same looks whatever the user's own settings, which are back afterwards.
+
+    One thread at a time: matplotlib has one set of settings for all.
+    """
+    with _STYLING, matplotlib.style.context(["default", STYLE]):
+        yield

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
 from numpy.typing import NDArray
 
-from labkit.audit import Fate
+from labkit.audit import Fate, Outcome
 from labkit.captions import percent
 from labkit.errors import UsageError
 from labkit.looks import INK, MARGIN, RULE, SOFT, WIDTH, Chart
@@ -18,7 +18,7 @@ from labkit.outage import OUTAGES, Strikes
 from labkit.protocols import PROTOCOLS
 from labkit.recording import Recording
 from labkit.results import Run, opened
-from labkit.sheet import Group, Groups, draw, heading, keys, outage_of
+from labkit.sheet import Group, Groups, above, draw, heading, keys, outage_of
 from labkit.trial import Guarantee, Measure, Trial
 
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}
@@ -264,11 +264,12 @@ def _cell(axes: Axes, x: float, y: float, width: float, group: Group) -> str:
 LEFT, RASTER, GAP = 172, 764, 14
 """Left edge and width of the rasters, and what lies between two, in pixels."""
 
-BLANK, AGAIN, REACH = 0, 3, 4
-LEVELS = {Fate.ON_TIME: 1, Fate.LATE: 2, Fate.REJECTED: 4, Fate.GAP_SEEN: 5, Fate.SILENT: 6}
-"""How bad a mark is: 0 nothing offered, 3 arrived more than once. REACH: how wide one may be, in pixels."""
+BLANK, AGAIN, WAITING, REACH = 0, 3, 4, 4
+LEVELS = {Fate.ON_TIME: 1, Fate.LATE: 2, Fate.REJECTED: 5, Fate.GAP_SEEN: 6, Fate.SILENT: 7}
+"""How bad a mark is: 0 nothing offered, 3 arrived more than once, 4 still under way. REACH: its pixels at most."""
 
 AGAIN_LOOK = ("arrived more than once", "#0b4fd6", "")
+WAITING_LOOK = ("not here yet", SOFT, "")
 SHADE = "#e6dcec"
 
 
@@ -278,14 +279,24 @@ def levels(recording: Recording, width: int = RASTER, rows: int = 60) -> NDArray
     A mark reaches from when its event was due to when the next one was, at most `REACH` pixels. With more than `rows`
     subscribers neighbours share a row.
     """
-    outcome, due = recording.outcome, recording.offer.due_ns - recording.phases["load"]
-    level = np.array([LEVELS[fate] for fate in Fate], np.int8)[outcome.fate]
-    level[(outcome.copies > 0) & (outcome.arrived_ns > 0)] = AGAIN
-    level[~outcome.owed] = BLANK
+    due, level = recording.offer.due_ns - recording.phases["load"], marks(recording.outcome)
     hosts = len(level)
     level = np.maximum.reduceat(level, np.arange(min(hosts, rows)) * hosts // min(hosts, rows), axis=0)
     starts = np.clip((due * width / (recording.seconds * 1e9)).astype(int), 0, width - 1)
-    reach = np.clip(np.diff(starts, append=width), 1, REACH)
+    return raster(level, starts, width)
+
+
+def marks(outcome: Outcome, events: slice = slice(None)) -> NDArray[np.int8]:
+    """Subscribers x events: how bad each delivery's mark is."""
+    level = np.array([LEVELS[fate] for fate in Fate], np.int8)[outcome.fate[:, events]]
+    level[(outcome.copies[:, events] > 0) & (outcome.arrived_ns[:, events] > 0)] = AGAIN
+    level[~outcome.owed[:, events]] = BLANK
+    return level
+
+
+def raster(level: NDArray[np.int8], starts: NDArray[np.int64], width: int, gap: int = 0) -> NDArray[np.int8]:
+    """Rows x pixels: each mark reaches up to `gap` before the next, at most `REACH` pixels; of several the worst."""
+    reach = np.clip(np.diff(starts, append=width + gap) - gap, 1, REACH)
     picture = np.zeros((len(level), width), np.int8)
     for step in range(REACH):
         there = (step < reach) & (starts + step < width)
@@ -359,7 +370,8 @@ def _raster(chart: Chart, axes: Axes, y: float, above: float, group: Group) -> s
 
 def colours() -> NDArray[np.uint8]:
     """RGBA of each level; nothing offered lets what lies behind show through."""
-    shown = {BLANK: "none", AGAIN: AGAIN_LOOK[1], **{level: FATES[fate][1] for fate, level in LEVELS.items()}}
+    shown = {BLANK: "none", AGAIN: AGAIN_LOOK[1], WAITING: WAITING_LOOK[1]}
+    shown |= {level: FATES[fate][1] for fate, level in LEVELS.items()}
     return np.round(255 * to_rgba_array([shown[level] for level in sorted(shown)])).astype(np.uint8)
 
 
@@ -374,14 +386,15 @@ def _windows(recording: Recording, length: float) -> Iterator[tuple[float, float
 
 def _name_outage(axes: Axes, group: Group, length: float) -> None:
     """Above the outage: what it is, and to whom."""
-    outage, windows = group.trial.outage, list(_windows(group.recordings[0], length))
+    outage, windows, kinds = group.trial.outage, list(_windows(group.recordings[0], length)), group.recordings[0].kinds
     if outage is None or not windows:
         return
-    often = f"{outage.repeat} × " if outage.repeat > 1 else ""
+    often = f"{len(kinds)} × " if len(kinds) > 1 else ""
     whom = (
         f", to {group.trial.struck:,} of {group.trial.workload.subscribers:,} subscribers" if outage.share < 1 else ""
     )
-    words = f"outage: {often}{outage.kind} ({OUTAGES[outage.kind].short}){whom}"
-    half = 3.2 * len(words) / RASTER * length
-    middle = min(max((windows[0][0] + windows[-1][1]) / 2, half), length - half)
-    axes.text(middle, 12, words, ha="center", va="center_baseline", color=INK, fontweight="bold", fontsize=8)
+    spans = [(windows[0][0], windows[-1][1], f"outage: {often}{outage.kind} ({OUTAGES[outage.kind].short}){whom}")]
+    if len(set(kinds)) > 1:
+        spans = [(*window, kind) for window, kind in zip(windows, kinds, strict=False)]
+    for middle, words in above(spans, length, 6.4 / RASTER * length):
+        axes.text(middle, 12, words, ha="center", va="center_baseline", color=INK, fontweight="bold", fontsize=8)

@@ -1,4 +1,4 @@
-"""Child entry: one process that is a producer, a consumer, a link, a broker or a live server.
+"""Child entry: one process that is a producer, a consumer, a link, a broker, a live server, or there for a page.
 
     python -m labkit.node ROLE
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from labkit.errors import TrialError, UsageError
+from labkit.errors import NoRoomError, TrialError, UsageError
 
 EXIT_LIMIT = 3.0
 """Seconds after which a node that hangs on its way out is ended."""
@@ -34,11 +34,12 @@ ROLES = {
     "link": ("labkit.between", "LinkRole"),
     "broker": ("labkit.between", "BrokerRole"),
     "live": ("labkit.live", "LiveRole"),
+    "page": ("labkit.page", "PageRole"),
 }
 """A role's module is loaded by the node that plays it: a link does without an HTTP library."""
 
 COMMANDS = {
-    *("open", "connect", "route", "warm", "warm_up", "load", "flood", "publish"),
+    *("open", "connect", "route", "warm", "warm_up", "load", "halt", "flood", "publish"),
     *("cut", "heal", "freeze", "thaw", "note", "retarget", "kill", "restart"),
     *("status", "pending", "count", "close"),
 }
@@ -84,6 +85,8 @@ async def _answer(role_name: str, role: Any, name: str, arguments: dict[str, Any
         if name not in COMMANDS:
             raise ValueError(f"there is no command {name!r}")
         return {"result": await getattr(role, name)(**arguments)}
+    except NoRoomError as error:
+        return {"error": str(error), "room": False}
     except (TrialError, UsageError) as error:
         return {"error": str(error)}
     except Exception as error:

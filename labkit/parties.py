@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Load:
         self.schedule, self._ledger, self._accept = schedule, ledger, accept
         self.tasks = Tasks()
         self.done = False
+        self._enough: float = inf
 
     async def warm_up(self, events: list[Scheduled]) -> None:
         """Publishes the warm-up events; what the collector need not look at again is set aside after it."""
@@ -36,6 +38,10 @@ class Load:
         """Begins; `done` tells when it is over."""
         self.tasks.start(self._run(start_ns))
 
+    def halt(self, least: int) -> None:
+        """Ends the load with the event that is due next, but not before so many were offered."""
+        self._enough = self.schedule[0].sequence + least - 1
+
     async def _run(self, start_ns: int) -> None:
         await self._publish(self.schedule, start_ns)
         self.done = True
@@ -45,6 +51,8 @@ class Load:
         async for item in paced(schedule, start_ns):
             ledger.write(sent, item.sequence, value=len(item.raw))
             await accept(item)
+            if item.sequence >= self._enough:
+                return
 
     async def flood(self, count: int, drain: Callable[[], Awaitable[None]]) -> None:
         """Publishes the first events without regard to time, as fast as they leave the process."""
@@ -64,9 +72,17 @@ class ProducerRole:
         self._usage = Usage()
 
     async def open(
-        self, spec: dict[str, Any], ledger: str, broker: str | None = None, since_ns: int | None = None
+        self,
+        spec: dict[str, Any],
+        ledger: str,
+        broker: str | None = None,
+        since_ns: int | None = None,
+        origin: str | None = None,
     ) -> dict[str, Any]:
-        """Opens the producer; with `since_ns`, the start of the load, one that goes on for a killed process."""
+        """Opens the producer; with `since_ns`, the start of the load, one that goes on for a killed process.
+
+        origin: the one web origin whose pages may connect, besides clients that have none.
+        """
         self._trial = trial = Trial.from_json(spec)
         schedule = trial.workload.schedule()
         workload_digest, first = digest(schedule), 0
@@ -79,6 +95,7 @@ class ProducerRole:
         self._exits.callback(self._ledger.close)
         self._log = await self._open_log(broker, first)
         self._producer: Producer = find(trial.protocol).producer()(trial, self._ledger, self._log)
+        self._producer.origin = origin
         self._exits.push_async_callback(self._producer.close)
         self._load = Load(schedule, self._ledger, self._log.before(self._producer.publish))
         self._exits.push_async_callback(self._load.tasks.close)
@@ -106,6 +123,10 @@ class ProducerRole:
         self._usage.start()
         if not self._trial.duplex:
             self._load.begin(start_ns)
+
+    async def halt(self, least: int) -> None:
+        """Ends the load before its time, with `least` events at the least; `status` tells when it is over."""
+        self._load.halt(least)
 
     async def flood(self, count: int) -> None:
         """Publishes the first events of the schedule as fast as they leave the process."""

@@ -32,7 +32,10 @@ SWEPT = {
 }
 """What can be swept, and what is measured at each value: time directly, or bytes, CPU and requests through the link."""
 
-MOST_VALUES = 20
+ALONE = (Measure.LATENCY, Measure.COST, Measure.DUPLEX)
+"""What measures time: these trials run one at a time, with nothing else going on."""
+
+MOST_VALUES, MOST_REPEATS = 20, 100
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ class Plan:
             find(name)
         if not self.protocols or not self.guarantees:
             raise UsageError(f"There is nothing to compare; name a protocol ({', '.join(PROTOCOLS)}) and a guarantee.")
-        if isinstance(self.repeat, bool) or not (isinstance(self.repeat, int) and 1 <= self.repeat <= 100):
-            raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to 100.")
+        if isinstance(self.repeat, bool) or not (isinstance(self.repeat, int) and 1 <= self.repeat <= MOST_REPEATS):
+            raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to {MOST_REPEATS}.")
         if Measure.DUPLEX in self.measures and set(self.guarantees) == {Guarantee.DURABLE}:
             raise UsageError("No log keeps an answer, so there is no durable duplex trial; choose another guarantee.")
         if self.sweep and self.sweep.over == "interval" and "polling" not in self.protocols:
@@ -103,6 +106,12 @@ class Plan:
             # Of several kinds each protocol meets those it can; one kind is meant for all that are named.
             if reasons and (len(self.outages) == 1 or len(reasons) == len(self.protocols)):
                 raise UsageError(reasons[0])
+
+    def check(self) -> None:
+        """UsageError when one of its trials cannot be, or an outage does not fall within the load."""
+        self.trials()
+        for outage in self.outages:
+            outage.check_within(self.workload.length)
 
     def trials(self) -> list[Trial]:
         """All trials, latency first. UsageError when one of them cannot be."""

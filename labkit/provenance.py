@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,18 @@ def versions() -> dict[str, str | None]:
 
 
 def machine() -> dict[str, Any]:
-    """CPU, cores, memory, kernel, clock; and the commit this labkit stands at, where git can tell."""
+    """CPU, cores, memory, kernel, event loop, clock; and the commit this labkit stands at, where git can tell."""
     import psutil
 
+    clock = time.get_clock_info("monotonic")
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
-        "clock_resolution_ns": round(time.get_clock_info("monotonic").resolution * 1e9),
+        "loop": "uvloop" if find_spec("uvloop") else "asyncio",
+        "clock": clock.implementation,
+        "clock_resolution_ns": round(clock.resolution * 1e9),
         **_commit(),
     }
 

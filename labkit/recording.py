@@ -3,23 +3,66 @@
 import json
 import math
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from labkit import archive
 from labkit.audit import Offer, Outcome, Records, Terms, audit
 from labkit.errors import UsageError
 from labkit.ledger import Kind, read
-from labkit.outage import Strikes
+from labkit.outage import OUTAGES, Strikes
 from labkit.protocols import find
 from labkit.trial import Measure, Trial
-from labkit.workload import Workload, digest
+from labkit.workload import Scheduled, Workload, digest
 
 PHASES = ("setup", "warmup", "load", "settle", "settled", "stop")
 """Every trial has these; a bandwidth trial has `idle` between the last two."""
+
+
+class Files(Protocol):
+    """What one trial left: two JSON files, spec and record, and ledgers, each by its file's name."""
+
+    @property
+    def name(self) -> str: ...
+    def json(self, file: str) -> Any: ...
+    def ledgers(self) -> list[str]: ...
+    def ledger(self, file: str, offer: Offer) -> Records: ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files as the trial wrote them."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The trial's."""
+        return self.path.name
+
+    def json(self, file: str) -> Any:
+        """What is in a JSON file; OSError or ValueError where there is none."""
+        return json.loads((self.path / file).read_text(encoding="utf-8"))
+
+    def ledgers(self) -> list[str]:
+        """The names of its ledgers."""
+        return sorted(path.name for path in self.path.glob("*.ledger"))
+
+    def ledger(self, file: str, offer: Offer) -> Records:
+        """The records of a ledger; UsageError when it is missing or damaged."""
+        return read(self.path / file)
+
+
+def trials_of(run: Path) -> dict[str, Files]:
+    """The finished trials of a run folder, by name: their folders, or what its archive holds."""
+    if (run / archive.FILE).exists():
+        return dict(archive.read(run / archive.FILE))
+    return {path.name: Folder(path) for path in sorted((run / "trials").glob("[!.]*"))}
 
 
 @dataclass(frozen=True)
@@ -34,6 +77,13 @@ class Recording:
     link: Records
     producer: Records
     consumer: Records
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each outage, in the order of the windows. A live trial's spec names no more than the first."""
+        outage = self.trial.outage
+        found: list[str] = self.record.get("kinds", [outage.kind] * outage.repeat if outage else [])
+        return found
 
     @property
     def seconds(self) -> float:
@@ -76,52 +126,57 @@ class Recording:
         return int(self.within(self.link, kind, since, until)["value"].sum())
 
 
-def load(run: Path, folder: Path, offers: dict[tuple[str, Workload], Offer]) -> Recording:
-    """The recording in a trial's folder; UsageError when it is damaged. `offers` keeps what trials have in common."""
+def load(run: Path, files: Files, offers: dict[tuple[str, Workload], Offer]) -> Recording:
+    """The recording that a trial's files hold; UsageError when one is damaged. `offers` keeps what trials share."""
     try:
-        trial = Trial.from_json(json.loads((folder / "spec.json").read_text(encoding="utf-8")))
+        trial = Trial.from_json(files.json("spec.json"))
         find(trial.protocol)
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        record = files.json("record.json")
         drained, offered = bool(record["drained"]), str(record["digest"])
+        if not set(record.get("kinds", [])) <= set(OUTAGES):
+            raise ValueError(f"kinds of outages are {record['kinds']!r}")
         names = PHASES + (("idle",) if trial.measure is Measure.BANDWIDTH else ())
         phases = {name: int(record["phases"][name]) for name in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"The trial {folder.name} is damaged ({reason}); restore it, or run it again.") from None
+        raise UsageError(f"The trial {files.name} is damaged ({reason}); restore it, or run it again.") from None
     if (key := (offered, trial.workload)) not in offers:
-        offers[key] = _offer(trial.under(run), offered)
+        offers[key] = _offered(trial.under(run), offered)
     offer = replace(offers[key], due_ns=offers[key].due_ns + phases["load"])
     consumers = ("consumer", "spared") if trial.struck < trial.workload.subscribers else ("consumer",)
-    producer = _records(folder, trial, phases["stop"], "producer")
-    consumer = _records(folder, trial, phases["stop"], *consumers)
+    producer = _records(files, trial, offer, phases["stop"], "producer")
+    consumer = _records(files, trial, offer, phases["stop"], *consumers)
     if trial.duplex:  # requests are the load: the consumer sent them, and knows which failed
         requested = np.isin(consumer["kind"], (Kind.SENT, Kind.REJECTED))
         producer = np.concatenate([consumer[requested], producer])
-    link = read(folder / "link.ledger") if trial.linked else producer[:0]
-    outcome = audit(offer, producer, consumer, link, drained, _terms(trial))
+    link = files.ledger("link.ledger", offer) if trial.linked else producer[:0]
+    outcome = audit(offer, producer, consumer, link, drained, terms_of(trial))
     return Recording(trial, phases, record, offer, outcome, link, producer, consumer)
 
 
-def _records(folder: Path, trial: Trial, until: int, *roles: str) -> Records:
+def _records(files: Files, trial: Trial, offer: Offer, until: int, *roles: str) -> Records:
     """What all processes of these roles wrote, each in order, later ones after earlier ones.
 
     What closing the trial did to its connections, after `until`, is no part of it.
     """
-    records = np.concatenate([read(path) for role in roles for path in _ledgers(folder, trial, role)])
+    there = files.ledgers()
+    names = [name for role in roles for name in ledgers_of(there, trial, role)]
+    records = np.concatenate([files.ledger(name, offer) for name in names])
     return records[records["time_ns"] <= until]
 
 
-def _ledgers(folder: Path, trial: Trial, role: str) -> list[Path]:
-    """The ledgers that the processes of a role left, or have to have left: each crash has one more begun."""
+def ledgers_of(there: Iterable[str], trial: Trial, role: str) -> list[str]:
+    """The ledgers, of those that are there, that the processes of a role left; and those they have to have left, for
+    each crash has one more begun."""
     crashes = trial.outage.repeat if trial.outage and trial.outage.kind == f"{role}-crash" else 0
-    there = [
-        int(number) for path in folder.glob(f"{role}-*.ledger") if (number := path.stem[len(role) + 1 :]).isdecimal()
-    ]
-    later = range(2, max([1 + crashes, *there]) + 1)
-    return [folder / f"{role}.ledger", *(folder / f"{role}-{number}.ledger" for number in later)]
+    stems = [name.removesuffix(".ledger").removeprefix(f"{role}-") for name in there if name.startswith(f"{role}-")]
+    numbers = [int(stem) for stem in stems if stem.isdecimal()]
+    later = range(2, max([1 + crashes, *numbers]) + 1)
+    return [f"{role}.ledger", *(f"{role}-{number}.ledger" for number in later)]
 
 
-def _terms(trial: Trial) -> Terms:
+def terms_of(trial: Trial) -> Terms:
+    """What a trial is judged by, besides its ledgers."""
     row, strikes = find(trial.protocol), trial.outage.strikes if trial.outage else None
     logged = trial.durable or (row.brokered and trial.recovers)
     return Terms(
@@ -132,17 +187,22 @@ def _terms(trial: Trial) -> Terms:
     )
 
 
-def _offer(trial: Trial, offered: str) -> Offer:
-    """What the workload offers, due times counted from the start of the load; UsageError when it is not the offered."""
+def _offered(trial: Trial, offered: str) -> Offer:
+    """The offer of a trial; UsageError when it is not the offered."""
     schedule = trial.workload.schedule()
     if digest(schedule) != offered:
         fix = "its spec or trace was changed; restore it, or run it again"
         raise UsageError(f"The trial {trial.name} was offered another workload than its spec gives: {fix}.")
-    interests = [trial.workload.interest(subscriber) for subscriber in range(trial.workload.subscribers)]
+    return offer_of(trial.workload, schedule)
+
+
+def offer_of(workload: Workload, schedule: list[Scheduled]) -> Offer:
+    """What a workload offers with its schedule, due times counted from the start of the load."""
+    interests = [workload.interest(subscriber) for subscriber in range(workload.subscribers)]
     topics = np.array([item.topic for item in schedule])
     wanted = np.array([np.ones(len(schedule), bool) if wish is None else topics == wish for wish in interests])
     return Offer(
-        first=trial.workload.first,
+        first=workload.first,
         due_ns=np.array([item.due_ns for item in schedule], np.int64),
         size=np.array([len(item.raw) for item in schedule], np.int64),
         crc=np.array([zlib.crc32(item.raw) for item in schedule], np.int64),

@@ -1,22 +1,20 @@
 """Results: a run folder in, tidy DataFrames out. Everything shown is computed here, from the recordings alone."""
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from labkit import manifest
 from labkit.audit import Offer
 from labkit.errors import UsageError
 from labkit.figures import COLUMNS, METRICS, ROWS
 from labkit.outage import OUTAGES
-from labkit.plan import SWEPT
 from labkit.protocols import PROTOCOLS
-from labkit.recording import Recording, load
-from labkit.trial import COMPARED, SCHEMA, Guarantee, Measure
+from labkit.recording import Files, Recording, load, trials_of
+from labkit.trial import COMPARED, Guarantee, Measure
 from labkit.workload import Workload
 
 FOLDED = (
@@ -31,14 +29,18 @@ class Run:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.manifest = _manifest(self.folder)
+        self.manifest = manifest.read(self.folder)
+
+    @cached_property
+    def files(self) -> dict[str, Files]:
+        """What each trial left, by its name."""
+        return trials_of(self.folder)
 
     @cached_property
     def recordings(self) -> list[Recording]:
         """Every finished trial, in the order of the tables: outage, protocol, guarantee; swept value; repeat."""
-        folders = [path for path in (self.folder / "trials").glob("*") if not path.name.startswith(".")]
         wanted = {name for name, entry in self.manifest["trials"].items() if "error" not in entry}
-        missing = sorted(wanted - {path.name for path in folders})
+        missing = sorted(wanted - set(self.files))
         if missing:
             raise UsageError(f"The run {str(self.folder)!r} lacks the trial {missing[0]}; restore it, or run it again.")
         protocols, guarantees, kinds = list(PROTOCOLS), list(Guarantee), list(OUTAGES)
@@ -51,7 +53,7 @@ class Run:
             return kind, protocols.index(trial.protocol), guarantees.index(trial.guarantee), *swept, trial.repeat
 
         offers: dict[tuple[str, Workload], Offer] = {}
-        loaded = [load(self.folder, path, offers) for path in sorted(folders) if path.name in wanted]
+        loaded = [load(self.folder, self.files[name], offers) for name in sorted(wanted)]
         return sorted(loaded, key=place)
 
     def of(self, measure: Measure) -> list[Recording]:
@@ -141,27 +143,3 @@ def opened(run: Run | Path | str) -> Run:
 
 def _formatter(digits: int) -> Callable[[float], str]:
     return lambda value: "-" if pd.isna(value) else f"{value:,.{digits}f}"
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise UsageError(f"{str(folder)!r} is not a run folder: it has no manifest.json; give what `--out` named.")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        schema = manifest["schema"]
-        if not all(isinstance(entry, dict) for entry in manifest["trials"].values()):
-            raise TypeError("a trial's entry is not an object")
-        if "sweep" in manifest and manifest["sweep"]["over"] not in SWEPT:
-            raise ValueError("a sweep over something unknown")
-        if "finished" in manifest and datetime.fromisoformat(manifest["finished"]).tzinfo is None:
-            raise ValueError("a time without its zone")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(
-            f"The manifest of {str(folder)!r} is damaged; restore it, or run the comparison again."
-        ) from None
-    if schema != SCHEMA:
-        raise UsageError(
-            f"The run {str(folder)!r} has schema {schema!r}; this labkit reads {SCHEMA}: use its own version."
-        )
-    return dict(manifest)

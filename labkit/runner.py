@@ -1,7 +1,7 @@
 """The runner: sends every trial of a plan to a station and writes the run folder. It computes no result.
 
 Trials that measure time run one at a time with nothing else going on; the others, which no delay can falsify, run side
-by side. A trial's folder appears whole or not at all.
+by side. A trial's folder appears whole or not at all, and is on the disk before its entry in the manifest.
 """
 
 import asyncio
@@ -12,30 +12,28 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from labkit import broker
-from labkit.errors import TrialError, UsageError
-from labkit.plan import ROOM, Plan, weight
+from labkit import broker, disk, manifest
+from labkit.errors import NoRoomError, TrialError, UsageError
+from labkit.plan import ALONE, ROOM, Plan, weight
 from labkit.protocols import find
-from labkit.provenance import machine, versions
-from labkit.station import Station
-from labkit.trial import SCHEMA, Guarantee, Measure, Trial
+from labkit.station import Station, Stopped
+from labkit.trial import Guarantee, Trial
 from labkit.walk import Walk
 from labkit.workload import digest
 
 SIDE_BY_SIDE = 8
 """Trials that may be under way together where timing is not what they measure."""
 
-ALONE = (Measure.LATENCY, Measure.COST, Measure.DUPLEX)
-
 TRACE = "trace"
+TRIALS = "trials"
 LOGS = "nodes"
 
 
@@ -62,77 +60,116 @@ class Room:
 class Runner:
     """Runs a plan into a folder. `progress` is told of each trial as it ends, with its error or None.
 
-    room: how many loads may be under way at one time.
+    begun: told of each trial as it begins. waiting: called when there was nothing to tell for a moment. All in the
+    thread that called `run`, and nothing of it falls into a trial that measures time: such a trial waits for it.
+    room: how many loads may be under way at one time. trials: those of the plan to run now, in this order; all of them,
+    in the plan's own, when left out. resume: goes on with the run in `out`, if one was begun there: what is finished is
+    not run again, what failed is.
     """
 
     def __init__(
-        self, plan: Plan, out: Path, argv: list[str], progress: Callable[[Trial, str | None], None], room: int = ROOM
+        self,
+        plan: Plan,
+        out: Path,
+        argv: list[str],
+        progress: Callable[[Trial, str | None], None],
+        begun: Callable[[Trial], None] = lambda trial: None,
+        waiting: Callable[[], None] = lambda: None,
+        room: int = ROOM,
+        trials: Sequence[Trial] | None = None,
+        resume: bool = False,
     ) -> None:
-        self._plan, self._out, self._progress = plan, out, progress
+        self._plan, self._out = plan, out
+        self._progress, self._begun, self._waiting = progress, begun, waiting
         self._stop = threading.Event()
         self._room = Room(room)
         self._lock = threading.Lock()
         self._stations = 0
-        self._trials = plan.trials()
+        plan.check()
+        self._trials = plan.trials() if trials is None else list(trials)
         self._digests = {load: digest(load.schedule()) for load in {t.workload for t in self._trials} | {plan.workload}}
-        for outage in plan.outages:
-            outage.check_within(plan.workload.length)
         if Guarantee.DURABLE in plan.guarantees or any(find(name).brokered for name in plan.protocols):
             broker.external(streams=any(guarantee is not Guarantee.AT_MOST_ONCE for guarantee in plan.guarantees))
-        prepare(out)
+        self._goes_on = resume and (out / manifest.FILE).exists()
+        if not self._goes_on:
+            prepare(out, resume)
         self._keep_trace()
-        self._manifest: dict[str, Any] = {
-            "schema": SCHEMA,
-            "argv": argv,
-            "seed": plan.workload.seed,
-            "workload": self._plan.workload.to_json(),
-            "digest": self._digests[plan.workload],
-            "outages": [outage.to_json() for outage in plan.outages],
-            "conditions": asdict(plan.conditions),
-            "timings": asdict(plan.timings),
-            "retry_compression": round(plan.timings.compression) if plan.timings.retry_span else None,
-            "versions": versions(),
-            "machine": machine(),
-            "load_before": _load_average(),
-            "trials": {},
-        }
-        if plan.sweep:
-            self._manifest["sweep"] = asdict(plan.sweep)
+        self._fresh = manifest.made(self._plan, self._digests[self._plan.workload], argv)
+        self._manifest = manifest.resumed(out, self._fresh) if self._goes_on else self._fresh
+        self._trials = [trial for trial in self._trials if not self._finished(trial)]
 
     @property
     def trials(self) -> list[Trial]:
-        """The trials of the plan."""
+        """The trials that are to be run."""
         return self._trials
+
+    def _finished(self, trial: Trial) -> bool:
+        """Whether it is recorded, and its folder there: one that was damaged is run again when that is removed."""
+        entry = self._manifest["trials"].get(trial.name, {"error": "not yet run"})
+        return "error" not in entry and (self._out / TRIALS / trial.name).is_dir()
+
+    def _tidy(self) -> None:
+        """Removes what a killed run had begun, and has the manifest on the disk say what it had finished."""
+        for place in (self._out / TRIALS).glob(".*"):
+            shutil.rmtree(place)
+        for log in (self._out / LOGS).glob("*"):
+            if not log.stat().st_size:
+                log.unlink()
+        self._put_away(self._out / LOGS)
+        if self._manifest != manifest.read(self._out):
+            self._save_manifest()
+
+    @staticmethod
+    def _put_away(logs: Path) -> None:
+        """Removes the folder of logs where nobody had anything to say."""
+        if logs.exists() and not any(logs.iterdir()):
+            logs.rmdir()
 
     def _keep_trace(self) -> None:
         """Copies the trace into the run folder: the run stays complete when the original is gone."""
         if self._plan.workload.trace:
             source = Path(self._plan.workload.trace)
             name = TRACE + source.suffix.lower()
-            shutil.copyfile(source, self._out / name)
+            if not (self._out / name).exists():
+                disk.write(self._out / name, source.read_bytes())
             self._trials = [replace(trial, workload=replace(trial.workload, trace=name)) for trial in self._trials]
             self._digests |= {replace(load, trace=name): found for load, found in self._digests.items()}
             self._plan = replace(self._plan, workload=replace(self._plan.workload, trace=name))
 
     def run(self) -> dict[str, str]:
-        """Runs every trial; returns the errors by trial. KeyboardInterrupt passes, finished trials kept."""
-        started = time.monotonic()
+        """Runs every trial, or until `stop`; returns the errors by trial.
+
+        KeyboardInterrupt passes, and so does what ends every trial: NoRoomError and OSError, of a disk that is full.
+        Either way what is finished is kept.
+        """
+        if self._goes_on:
+            self._tidy()
+            if not self._trials:
+                return {}
+        self._part = manifest.Part(self._fresh)
+        self._manifest["parts"].append(self._part.so_far())
         errors: dict[str, str] = {}
         logs = self._out / LOGS
+        logs.mkdir(exist_ok=True)
         self._save_manifest()
         alone = [trial for trial in self._trials if trial.measure in ALONE]
         others = [trial for trial in self._trials if trial.measure not in ALONE]
         try:
             for trials, width in ((alone, 1), (others, SIDE_BY_SIDE)):
                 errors |= self._work(trials, min(width, len(trials)), logs)
+        except Stopped:
+            pass  # as it was told to
         finally:
             self._sweep()
-            if not any(logs.iterdir()):
-                logs.rmdir()
-            self._manifest |= {"seconds": round(time.monotonic() - started, 2), "load_after": _load_average()}
-            self._manifest["finished"] = datetime.now(UTC).isoformat()
+            self._put_away(logs)
+            self._manifest["parts"][-1] = self._part.ended()
+            self._manifest["finished"] = self._manifest["parts"][-1]["finished"]
             self._save_manifest()
         return errors
+
+    def stop(self) -> None:
+        """Ends the trials under way, and begins none; from any thread. What is finished is kept."""
+        self._stop.set()
 
     def _sweep(self) -> None:
         """Leaves nothing on the user's broker: a trial stopped while its producer was dead left its stream there."""
@@ -151,8 +188,20 @@ class Runner:
     def _work(self, trials: list[Trial], width: int, logs: Path) -> dict[str, str]:
         errors: dict[str, str] = {}
         todo: queue.SimpleQueue[Trial] = queue.SimpleQueue()
+        news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         for trial in trials:
             todo.put(trial)
+
+        def tell(what: Callable[[], None]) -> None:
+            told = threading.Event()
+
+            def hear() -> None:
+                what()
+                told.set()
+
+            news.put(hear)
+            while width == 1 and not told.wait(0.1) and not self._stop.is_set():
+                pass  # whatever the caller does with it, it does not do during a trial that measures time
 
         def worker() -> None:
             with self._station(logs) as station:
@@ -161,16 +210,31 @@ class Runner:
                         trial = todo.get_nowait()
                     except queue.Empty:
                         return
+                    tell(partial(self._begun, trial))
                     error = self._one(trial, station)
                     if error:
                         errors[trial.name] = error
-                    self._progress(trial, error)
+                    tell(partial(self._progress, trial, error))
 
         if not width:
             return errors
         with self._pool(width) as pool:
-            _wait_all([pool.submit(worker) for _ in range(width)])
+            self._wait_all([pool.submit(worker) for _ in range(width)], news)
         return errors
+
+    def _wait_all(self, left: "list[Future[None]]", news: "queue.SimpleQueue[Callable[[], None]]") -> None:
+        """Hears what workers tell until all have ended, in short steps, so that Ctrl-C is handled on every platform.
+
+        Raises what a worker raised.
+        """
+        while left or not news.empty():
+            try:
+                news.get(timeout=0.2)()
+            except queue.Empty:
+                self._waiting()
+            for future in [future for future in left if future.done()]:
+                left.remove(future)
+                future.result()
 
     @contextmanager
     def _pool(self, width: int) -> Iterator[ThreadPoolExecutor]:
@@ -194,7 +258,7 @@ class Runner:
 
     def _one(self, trial: Trial, station: Station) -> str | None:
         """Runs one trial; returns its error. The folder gets its name when all is in it."""
-        place = self._out / "trials"
+        place = self._out / TRIALS
         unfinished = place / f".{trial.name}"
         unfinished.mkdir(parents=True)
         started = time.monotonic()
@@ -204,54 +268,48 @@ class Runner:
             record = Walk(station, trial.under(self._out), unfinished, self._stop, loads).run()
             if record["digest"] != self._digests[trial.workload]:
                 raise TrialError("The producer offered another workload than the trial's.")
+            record["seconds"] = round(time.monotonic() - started, 2)
             (unfinished / "record.json").write_text(json.dumps(record, indent=1))
-            unfinished.rename(place / trial.name)
-        except TrialError as error:
+            disk.publish(unfinished, place / trial.name)
+        except BaseException as error:
             self._discard(unfinished, station)
+            if not isinstance(error, TrialError) or isinstance(error, NoRoomError):
+                raise
             self._note(trial, {"error": str(error)})
             return str(error)
-        except BaseException:
-            self._discard(unfinished, station)
-            raise
-        self._note(trial, {"digest": record["digest"], "seconds": round(time.monotonic() - started, 2)})
+        self._note(trial, {"digest": record["digest"], "seconds": record["seconds"]})
         return None
 
     def _discard(self, unfinished: Path, station: Station) -> None:
         # The nodes go first: they have the ledgers open, which not every platform lets one delete.
         station.close()
-        shutil.rmtree(unfinished)
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
 
     def _note(self, trial: Trial, entry: dict[str, Any]) -> None:
+        """Enters what a trial came to; how it failed before, if it did, is kept."""
         with self._lock:
-            self._manifest["trials"][trial.name] = entry
+            trials = self._manifest["trials"]
+            trials[trial.name] = manifest.entered(trials, trial.name, entry)
+            self._manifest["parts"][-1] = self._part.so_far()
             self._save_manifest()
 
     def _save_manifest(self) -> None:
-        new = self._out / "manifest.json.new"
-        new.write_text(json.dumps(self._manifest, indent=1))
-        new.replace(self._out / "manifest.json")
+        manifest.write(self._out, self._manifest)
 
 
-def prepare(out: Path) -> None:
-    """Makes the run folder; UsageError when it is a file, or holds something already."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{str(out)!r} already holds something, which is kept as it is; choose another --out.")
+def prepare(out: Path, resume: bool = False) -> None:
+    """Makes the run folder; UsageError when it is a file, or holds something already.
+
+    resume: what a run holds that was killed before it had a manifest is no hindrance.
+    """
+    mine = (LOGS, f"{manifest.FILE}.new", f"{TRACE}.") if resume else ()
+    if out.exists() and (not out.is_dir() or not all(path.name.startswith(mine) for path in out.iterdir())):
+        fix = f"restore its {manifest.FILE}" if resume else "choose another folder"
+        raise UsageError(f"{str(out)!r} already holds something, which is kept as it is; {fix}.")
     try:
-        (out / LOGS).mkdir(parents=True)
+        (out / LOGS).mkdir(parents=True, exist_ok=resume)
     except OSError as error:
         raise UsageError(
-            f"The run folder {str(out)!r} cannot be made ({error.strerror}); choose another --out."
+            f"The run folder {str(out)!r} cannot be made ({error.strerror}); choose another folder."
         ) from None
-
-
-def _wait_all(futures: list[Future[None]]) -> None:
-    """Waits in short steps, so that Ctrl-C is handled on every platform; raises what a worker raised."""
-    left = set(futures)
-    while left:
-        done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-        for future in done:
-            future.result()
-
-
-def _load_average() -> list[float] | None:
-    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None

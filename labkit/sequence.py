@@ -25,9 +25,9 @@ from labkit.protocols import PROTOCOLS
 from labkit.results import Run, opened
 from labkit.sheet import Group, Groups, draw, heading, outage_of
 from labkit.story import Story, ids, story
-from labkit.trial import Guarantee, Measure
+from labkit.trial import Guarantee, Measure, Trial
 
-MOST = 200
+MOST, FEW = 200, 30
 """Events that one diagram shows at most: with more, no arrow could be told from the next."""
 
 SHOWN = (Measure.LOSS, Measure.BANDWIDTH, Measure.COST, Measure.LATENCY)
@@ -45,6 +45,12 @@ SMALL: dict[str, Any] = {
     "path_effects": [withStroke(linewidth=2.5, foreground="white")],
 }
 Timed = TypeVar("Timed", bound=tuple[Any, ...])
+
+
+def sequential(trial: Trial) -> bool:
+    """Whether a trial has one subscriber, and few enough events to draw each on a page."""
+    load = trial.workload
+    return load.subscribers == 1 and not load.trace and load.rate * load.duration <= FEW
 
 
 def sequence(

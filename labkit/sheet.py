@@ -1,7 +1,7 @@
 """What every chart shares: the groups of trials behind it, a title, the setting below it, keys, and notes."""
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,9 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from labkit.audit import Fate
-from labkit.captions import percent, setting
+from labkit.captions import further, percent, setting
 from labkit.looks import LOOKS, MARGIN, SOFT, WIDTH, Chart, Look, styled
+from labkit.noise import noise
 from labkit.protocols import PROTOCOLS
 from labkit.recording import Recording
 from labkit.results import Run
@@ -118,6 +119,8 @@ def draw(
     groups = _grouped(chosen, frame)
     lines = [f"This run has no finished {measure} trial, so there is nothing to draw"]
     lines = setting([recording.trial for _, recording in chosen], alone=own) if chosen else lines
+    lines += further([found.record.get("kinds", []) for _, found in chosen])
+    lines += [f"⚠ A noisy machine: {'; '.join(said)}"] if chosen and (said := noise(run, measure)) else []
     failed = ", ".join(name for name in run.errors if name.startswith(f"{measure}-"))
     failed = failed and f"Failed, and so not shown: {failed}."
     notes = [
@@ -166,6 +169,17 @@ def keys(chart: Chart, y: float, items: Iterable[tuple[str, str, str]], x: float
         swatch(chart, x, y, colour, hatch)
         x = chart.write(x + 29, y, words) + 24
     return y
+
+
+def above(spans: Iterable[tuple[float, float, str]], length: float, letter: float) -> Iterator[tuple[float, str]]:
+    """Middle and name of each of these (begin, end, name) that has room for it, as wide as its letters; last first."""
+    room = length
+    for begin, end, name in reversed(list(spans)):
+        half = letter * len(name) / 2
+        middle = min(max((begin + end) / 2, half), length - half)
+        if middle + half <= room:
+            yield middle, name
+            room = middle - half
 
 
 def swatch(chart: Chart, x: float, y: float, colour: str, hatch: str = "") -> None:

@@ -16,23 +16,36 @@ CONSUMERS = ("consumer", "spared")
 
 
 class Stage:
-    """The nodes of a trial, wired. Ledgers are named after the role; those of later processes are numbered."""
+    """The nodes of a trial, wired. Ledgers are named after the role; those of later processes are numbered.
 
-    def __init__(self, station: Station, trial: Trial, folder: Path, tapped: bool = False) -> None:
+    origin: the one web origin whose pages the producer lets connect. hosted: whether the subscribers are the lab's own;
+    where they are not, they dial `peers["consumer"]`.
+    """
+
+    def __init__(
+        self,
+        station: Station,
+        trial: Trial,
+        folder: Path,
+        tapped: bool = False,
+        origin: str | None = None,
+        hosted: bool = True,
+    ) -> None:
         self._station, self._trial, self._folder, self._tapped = station, trial, folder, tapped
+        self._origin = origin
         self._row = find(trial.protocol)
         self._external = os.environ.get("LABKIT_NATS")
         self._brokered = self._row.brokered or trial.durable
         everybody, struck = trial.workload.subscribers, trial.struck
         self._hosts = {"consumer": (0, struck), "spared": (struck, everybody)}
         roles = ["broker"] * (self._brokered and not self._external) + ["link"] * trial.linked
-        roles += ["consumer"] + ["spared"] * (struck < everybody) + ["producer"]
+        roles += ["consumer"] * hosted + ["spared"] * (struck < everybody) + ["producer"]
         self.nodes = {role: station.node(role) for role in roles}
         self._broker: str | None = None
         self._ledgers: dict[str, list[Path]] = {role: [] for role in roles}
         self._urls: dict[str, str | None] = {}
         self._ways: dict[str, str | None] = {}
-        self._peers: dict[str, str | None] = {}
+        self.peers: dict[str, str | None] = {}
 
     @property
     def consumers(self) -> dict[str, Node]:
@@ -59,9 +72,9 @@ class Stage:
             ways = {"conditions": asdict(trial.conditions), "seed": trial.workload.seed, "tapped": self._tapped}
             nodes["link"].ask("open", ledger=self._ledger("link"), **ways)
         target = self._broker if self._row.brokered else self._urls["producer"]
-        for role in self.consumers:
-            self._peers[role] = self._through_link(target, role, consumer_dials=True)
-            self._ways[role] = self._through_link(self._urls[role], role, consumer_dials=False)
+        for role in self.consumers or CONSUMERS[:1]:
+            self.peers[role] = self._through_link(target, role, consumer_dials=True)
+            self._ways[role] = self._through_link(self._urls.get(role), role, consumer_dials=False)
         return str(produced["digest"])
 
     def _own(self, opened: dict[str, Any]) -> str:
@@ -70,7 +83,12 @@ class Stage:
 
     def _producer_spec(self) -> dict[str, Any]:
         log = None if self._row.brokered or not self._trial.durable else self._broker
-        return {"spec": self._trial.to_json(), "ledger": self._ledger("producer"), "broker": log}
+        return {
+            "spec": self._trial.to_json(),
+            "ledger": self._ledger("producer"),
+            "broker": log,
+            "origin": self._origin,
+        }
 
     def _consumer_spec(self, role: str) -> dict[str, Any]:
         return {"spec": self._trial.to_json(), "ledger": self._ledger(role), "hosts": self._hosts[role]}
@@ -92,7 +110,7 @@ class Stage:
         self.nodes["producer"].ask("connect", peer=peer, spared=self._ways.get("spared"))
 
     def _connect_consumer(self, role: str) -> None:
-        self.nodes[role].ask("connect", peer=self._peers[role], public=self._ways[role])
+        self.nodes[role].ask("connect", peer=self.peers[role], public=self._ways[role])
 
     def prepare(self, role: str) -> None:
         """Has a process ready that can take the place of a role's."""

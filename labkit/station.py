@@ -12,13 +12,17 @@ from typing import Any
 
 import psutil
 
-from labkit.errors import TrialError
+from labkit.broker import clear
+from labkit.errors import NoRoomError, TrialError
 
 ASK_LIMIT = 10.0
 """Seconds in which a node has to answer."""
 
 LIMITS = {"connect": 60.0}
 """Commands that may take longer: 5,000 subscribers connect, and the node itself watches over that."""
+
+PATIENCE = 4.0
+"""Seconds in which a node has to end when it is asked to."""
 
 START_LIMIT = 30.0
 """Seconds in which a node has to answer first: on a busy machine it takes some to start."""
@@ -80,7 +84,7 @@ class Node:
             self._answered = True
             reply = json.loads(line)
             if "error" in reply:
-                raise TrialError(reply["error"])
+                raise (TrialError if reply.get("room", True) else NoRoomError)(reply["error"])
             return reply["result"]
         raise Stopped
 
@@ -108,6 +112,17 @@ class Node:
         self._reader.join(1)
         self.hang_up()
 
+    def _kill_all(self) -> None:
+        """What it started would outlive it, and it may have had no time yet to say what that is."""
+        process = psutil.Process(self._process.pid)
+        process.suspend()  # it starts nothing more
+        children = process.children(recursive=True)
+        for child in children:
+            child.kill()
+        process.kill()
+        self._process.wait()
+        psutil.wait_procs(children, timeout=1)
+
     def hang_up(self) -> None:
         """Closes the child's standard input, which ends it."""
         assert self._process.stdin is not None
@@ -117,19 +132,20 @@ class Node:
             pass  # it is gone already, with the pipe unflushed
 
     def close(self) -> None:
-        """Hangs up and waits for the child's end; kills it, and what it owns, if that does not come."""
+        """Hangs up and waits for the child's end; kills it, and what it started, if that does not come.
+
+        Whoever stopped the run does not want to wait: then it is killed at once.
+        """
         self.hang_up()
         try:
-            self._process.wait(4)
+            self._process.wait(0 if self._stop.is_set() else PATIENCE)
         except subprocess.TimeoutExpired:
-            # What it started would outlive it: it may have had no time yet to say what that is.
-            for child in psutil.Process(self._process.pid).children(recursive=True):
-                child.kill()
-            self._process.kill()
-            self._process.wait()
+            self._kill_all()
         self._reader.join(1)
-        if self._process.returncode and self.owned:
-            _kill(self.owned)
+        if self._process.returncode:
+            if self.owned:
+                _kill(self.owned)
+            clear(self._process.pid)
         if self._log.exists() and not self._log.stat().st_size:
             self._log.unlink()
 
@@ -139,6 +155,7 @@ def _kill(pid: int) -> None:
         process = psutil.Process(pid)
         if "nats" in process.name():
             process.kill()
+            psutil.wait_procs([process], timeout=1)
     except psutil.NoSuchProcess:
         pass
 

@@ -9,10 +9,11 @@ import random
 import string
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from labkit.errors import UsageError
+from labkit.errors import UsageError, shown
 from labkit.event import Event, encode
 from labkit.trace import Entry
 from labkit.trace import load as load_trace
@@ -102,6 +103,8 @@ class Workload:
         _check("topics", self.topics, 1, MAX_TOPICS, "topics", whole=True)
         _check("seed", self.seed, 0, 2**32 - 1, "as a seed", whole=True)
         _check("speed", self.speed, 1e-3, 1e12, "times the trace's own speed")
+        if not isinstance(self.trace, str | PathLike | None):
+            raise UsageError(f"trace is {shown(self.trace)}; it has to be the path of a .jsonl or .csv file.")
         _choose("arrival", self.arrival, ARRIVALS)
         _choose("sizes", self.sizes, SIZES)
         smallest = len(encode(Event(0, self._topic(self.topics - 1), 0, "")))
@@ -146,13 +149,13 @@ class Workload:
         letters = "".join(rng.choices(string.ascii_letters + string.digits, k=65536))
         size_rng, topic_rng = random.Random(f"size {self.seed}"), random.Random(f"topic {self.seed}")
         arrivals, sizes = ARRIVALS[self.arrival](self.rate, rng), SIZES[self.sizes]
+        bares = {topic: len(encode(Event(0, topic, 0, ""))) for topic in map(self._topic, range(self.topics))}
         items: list[Scheduled] = []
         # A hair of slack keeps 3 s at 200/s at 600 events whatever the rounding of 599/200.
         while (at := next(arrivals)) < self.duration - 1e-9:
             due, sequence = round(at * 1e9), self.first + len(items)
             topic = self._topic(topic_rng.randrange(self.topics))
-            bare = len(encode(Event(sequence, topic, due, "")))
-            fill = min(max(sizes(self.size, size_rng), bare), MAX_SIZE) - bare
+            fill = min(max(sizes(self.size, size_rng), bares[topic]), MAX_SIZE) - bares[topic]
             start = sequence * 61 % len(letters)
             text = (letters[start:] + letters * (fill // len(letters) + 1))[:fill]
             items.append(Scheduled(due, sequence, topic, encode(Event(sequence, topic, due, text))))

@@ -18,9 +18,10 @@ from urllib.parse import urlencode
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
 from labkit.errors import TrialError
-from labkit.event import decode, decode_gap, encode_id, sequence_of
-from labkit.ledger import Kind, Ledger
+from labkit.event import decode, decode_gap, decode_id, encode_id, sequence_of
+from labkit.ledger import NO_SEQUENCE, Kind, Ledger
 from labkit.protocols.eventlog import EventLog, Gap
+from labkit.protocols.origin import admit
 from labkit.trial import Trial
 from labkit.workload import Scheduled
 
@@ -45,7 +46,12 @@ Stream = TypeVar("Stream")
 
 
 class Party:
-    """What both sides have: the trial's spec, a ledger, and tasks, clients and servers that end with them."""
+    """What both sides have: the trial's spec, a ledger, and tasks, clients and servers that end with them.
+
+    origin: the one web origin whose pages may connect to this side's server; clients that name none always may.
+    """
+
+    origin: str | None = None
 
     def __init__(self, trial: Trial, ledger: Ledger) -> None:
         self.trial = trial
@@ -61,6 +67,8 @@ class Party:
 
     async def serve(self, app: web.Application, port: int) -> str:
         """Serves an aiohttp application until the party closes; returns its URL."""
+        if self.origin:
+            admit(app, self.origin)
         runner, url = await serve_http(app, port)
         self.exits.push_async_callback(runner.cleanup)
         return url
@@ -104,6 +112,11 @@ class Producer(Party, ABC):
         """Answers a request with its own bytes: an event on its subscriber's topic, the protocol's own way."""
         event = decode(raw)
         await self.publish(Scheduled(event.offset_ns, event.sequence, event.topic, raw))
+
+    def subscribed(self, cursor: str | None) -> None:
+        """Notes a subscription, and the id it asks to go on after, if any."""
+        after = decode_id(cursor) if cursor else None
+        self.ledger.write(Kind.CONNECTED, NO_SEQUENCE if after is None else after)
 
     async def connect(self, peer: str | None, spared: str | None = None) -> None:
         """Learns where the consumer's server or the broker is; where the subscribers an outage spares, if elsewhere."""

@@ -100,7 +100,10 @@ def frame(raw: bytes, event_id: str | None = None, event: str | None = None) -> 
 
 
 class SseProducer(Producer):
-    """The server. `GET /events?topic=T` is a subscription, `Last-Event-ID` its cursor."""
+    """The server. `GET /events?topic=T` is a subscription, `Last-Event-ID` its cursor.
+
+    Or `after=ID`: a page that has to open another EventSource cannot give it a header.
+    """
 
     async def open(self, port: int = 0) -> str:
         self._audience: Audience[web.StreamResponse] = Audience()
@@ -114,7 +117,8 @@ class SseProducer(Producer):
         return url
 
     async def _subscription(self, request: web.Request) -> web.StreamResponse:
-        topic, after = request.query.get("topic"), request.headers.get("Last-Event-ID")
+        topic = request.query.get("topic")
+        after = request.headers.get("Last-Event-ID") or request.query.get("after")
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await stream.prepare(request)
         transport = cast(asyncio.Transport, request.transport)
@@ -126,7 +130,7 @@ class SseProducer(Producer):
             opening += b"".join(frame(item.raw, encode_id(item.sequence)) for item in missed)
         self._transports[stream] = transport
         self._audience.add(topic, stream)
-        self.ledger.write(Kind.CONNECTED)
+        self.subscribed(after)
         try:
             # The first write goes out with the headers at once, before any event published later.
             await stream.write(opening)

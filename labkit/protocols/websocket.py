@@ -7,15 +7,18 @@ Compression (RFC 7692) is off: it would trade CPU for bytes behind the reader's 
 
 import asyncio
 from contextlib import suppress
+from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.client import connect
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.http11 import Request, Response
 
 from labkit.ledger import Kind
 from labkit.protocols.base import BACKLOG, DRAINED, HOST, Audience, Consumer, Producer, every, port_error
+from labkit.protocols.origin import REFUSED, foreign
 from labkit.trial import UNSENT_LIMIT
 from labkit.workload import Scheduled
 
@@ -47,6 +50,7 @@ class WebSocketProducer(Producer):
                 HOST,
                 port,
                 backlog=BACKLOG,
+                process_request=self._admit if self.origin else None,
                 compression=None,
                 close_timeout=1,
                 ping_interval=ping,
@@ -57,6 +61,11 @@ class WebSocketProducer(Producer):
         if self.recovers:
             self.tasks.start(every(self.timings.heartbeat, self._drop_dead))
         return f"ws://{HOST}:{self._server.sockets[0].getsockname()[1]}"
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        assert self.origin
+        strange = foreign(request.headers, self.origin)
+        return connection.respond(HTTPStatus.FORBIDDEN, REFUSED.format(self.origin)) if strange else None
 
     async def _subscription(self, connection: ServerConnection) -> None:
         assert connection.request is not None
@@ -69,7 +78,7 @@ class WebSocketProducer(Producer):
                 broadcast([connection], raw, text=True)
         # Nothing was awaited since the replay was read, so live delivery follows it without a hole.
         self._audience.add(topic, connection)
-        self.ledger.write(Kind.CONNECTED)
+        self.subscribed(after)
         try:
             if self.trial.duplex:
                 await self._requests(connection)

@@ -1,0 +1,110 @@
+"""Experiments: what is run, as data. A TOML table holds the arguments of `lab.compare`, `lab.sweep` or `demos.run`."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit import api, demos
+from labkit.errors import UsageError, shown
+from labkit.outage import Conditions, Outage
+from labkit.plan import Plan
+from labkit.trial import Timings
+from labkit.workload import Workload
+
+DEMONSTRATIONS = "demonstrations"
+PLANS: dict[str, Callable[..., Plan]] = {"compare": api.planned, "sweep": api.swept}
+KINDS = (*PLANS, DEMONSTRATIONS)
+MADE = {"workload": Workload, "timings": Timings, "conditions": Conditions, "outage": Outage}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment, by name.
+
+    quick: what then goes over the workload's. same: what of the workload an ordinary run has to share to stand for it,
+    because thresholds rest on it.
+    """
+
+    name: str
+    kind: str
+    arguments: Mapping[str, Any]
+    quick: Mapping[str, Any]
+    same: tuple[str, ...] = ()
+
+    @classmethod
+    def from_table(cls, name: str, table: Mapping[str, Any]) -> "Experiment":
+        """The experiment that a TOML table describes; UsageError when it describes none."""
+        arguments = dict(table)
+        kind, quick, same = (
+            arguments.pop(key, default) for key, default in (("kind", None), ("quick", {}), ("same", ()))
+        )
+        if kind not in KINDS:
+            raise UsageError(f"The experiment {name!r} is of kind {kind!r}; choose from {', '.join(KINDS)}.")
+        if not isinstance(quick, Mapping) or not isinstance(same, list | tuple):
+            raise UsageError(
+                f"The experiment {name!r} has quick {shown(quick)} and same {shown(same)}; write {{}} and []."
+            )
+        return cls(name, kind, arguments, quick, tuple(same))
+
+    def to_table(self) -> dict[str, Any]:
+        """The table behind `from_table`."""
+        return {"kind": self.kind, **self.arguments, "quick": dict(self.quick), "same": list(self.same)}
+
+    @property
+    def demonstrates(self) -> bool:
+        """Whether it is a series of demonstrations, which have no trials and no repeats."""
+        return self.kind == DEMONSTRATIONS
+
+    def plan(self, quick: bool = False, repeat: int | None = None) -> Plan:
+        """What there is to run; UsageError where that cannot be. repeat: takes the place of its own."""
+        try:
+            load = {**self.arguments.get("workload", {}), **(self.quick if quick else {})}
+            given = {**self.arguments, "workload": load} | ({} if repeat is None else {"repeat": repeat})
+            given |= {name: made(**given[name]) for name, made in MADE.items() if isinstance(given.get(name), dict)}
+            inspect.signature(PLANS[self.kind]).bind(**given)
+            return PLANS[self.kind](**given)
+        except (TypeError, AttributeError) as error:
+            raise UsageError(f"The experiment {self.name!r} cannot be: {error}.") from None
+
+    def carry_out(self, out: Path, quick: bool = False) -> None:
+        """Runs it into a folder. UsageError before anything starts."""
+        if self.demonstrates:
+            self.demonstrate(out)
+        else:
+            api.carry_out(self.plan(quick), out, (), self.name, drawn=False)
+
+    def demonstrated(self) -> list[str]:
+        """The demonstrations it names; UsageError where there is one that is none."""
+        try:
+            names = inspect.signature(demos.run).bind(**self.arguments).arguments["names"]
+            wanted = [names] if isinstance(names, str) else list(names)
+        except (TypeError, KeyError) as error:
+            raise UsageError(f"The experiment {self.name!r} cannot be: {error}.") from None
+        demos.check(wanted)
+        return wanted
+
+    def demonstrate(self, out: Path) -> None:
+        """Runs the demonstrations it names into a folder."""
+        facts = demos.run(self.demonstrated())
+        out.mkdir(parents=True)
+        demos.save(facts, out)
+
+    def is_quick(self, found: Any) -> bool:
+        """Whether what was run is the quick form of it, where that has a workload of its own."""
+        if not self.quick or not hasattr(found, "manifest"):
+            return False
+        load, full = found.manifest["workload"], self.arguments.get("workload", {})
+        return any(load.get(name) == value != full.get(name) for name, value in self.quick.items())
+
+    def asked_of(self, run: Any) -> Any:
+        """An ordinary run in its place, or the UsageError that says why it cannot be."""
+        if self.demonstrates:
+            return None
+        over = self.arguments.get("over")
+        mine = Workload(**self.arguments.get("workload", {})).to_json()
+        lacking = [f"{name} {mine[name]:g}" for name in self.same if mine[name] != run.manifest["workload"].get(name)]
+        if over != run.swept:
+            return UsageError(f"It takes a sweep over {over}." if over else "It takes a comparison, not a sweep.")
+        return UsageError(f"It takes a run with {', '.join(lacking)}.") if lacking else run

@@ -1,0 +1,143 @@
+"""Suites: which experiments, how often, in which order. Pure data, from a TOML file or from a folder begun earlier.
+
+A suite runs in rounds: each round has one repeat of every trial, its experiments and their trials in an order that the
+seed shuffles. So no protocol always comes first, and whatever the machine did for some minutes is in one repeat of all.
+"""
+
+import json
+import random
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labkit.claims import load as load_claims
+from labkit.collection import HOME
+from labkit.errors import UsageError, shown
+from labkit.experiment import Experiment
+from labkit.plan import MOST_REPEATS, Plan
+from labkit.trial import Trial
+
+REFERENCE = HOME / "suites" / "reference.toml"
+CHARTS = "charts"
+REPEATS = 5
+MOST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What there is to run. tables: each experiment as its TOML table says. quick: the quick form of each.
+
+    charts: those of several experiments, as `labkit.album` draws them.
+    """
+
+    title: str
+    tables: Mapping[str, Mapping[str, Any]]
+    charts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seed: int = 1
+    repeat: int = REPEATS
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (("repeat", self.repeat, 1, MOST_REPEATS), ("seed", self.seed, 0, MOST_SEED)):
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise UsageError(f"{name} is {shown(value)}; it has to be a whole number from {low} to {high:,}.")
+        if not self.tables:
+            raise UsageError("The suite has no experiment; write one as a table [experiment.NAME].")
+        for name in self.tables:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise UsageError(
+                    f"An experiment is called {name!r}, which is no folder's name; use letters and hyphens."
+                )
+            if name == CHARTS:
+                raise UsageError(f"An experiment is called {name!r}, as the folder of its charts will be; rename it.")
+            if name in self.charts:
+                raise UsageError(f"A chart and an experiment are both called {name!r}; rename one.")
+
+    @property
+    def experiments(self) -> dict[str, Experiment]:
+        """By name, in the order of the file."""
+        return {name: Experiment.from_table(name, table) for name, table in self.tables.items()}
+
+    def plans(self) -> dict[str, Plan]:
+        """What each experiment with trials consists of; UsageError, which names it, where that cannot be."""
+        found = {}
+        for name, experiment in self.experiments.items():
+            try:
+                if experiment.demonstrates:
+                    experiment.demonstrated()
+                else:
+                    found[name] = experiment.plan(self.quick, self.repeat)
+                    found[name].check()
+                    for load in {trial.workload for trial in found[name].trials()}:
+                        load.schedule()
+            except UsageError as error:
+                raise UsageError(f"In the experiment {name!r}: {error}") from None
+        for name, table in self.charts.items():
+            if not (of := named(table)) or set(of) - set(self.tables):
+                fix = f"it is of experiments, {', '.join(self.tables)}, as an overlay or as cost, loss and weights"
+                raise UsageError(f"The chart {name!r} is {shown(table)}; {fix}.")
+        return found
+
+    def steps(self, plans: Mapping[str, Plan]) -> Iterator[tuple[str, int, list[Trial]]]:
+        """Experiment, round, and the trials to run then, in order. Demonstrations come once, and have no trials."""
+        order = random.Random(f"order {self.seed}")
+        for number in range(1, self.repeat + 1):
+            names = [name for name in self.tables if name in plans or number == 1]
+            order.shuffle(names)
+            for name in names:
+                trials = [trial for trial in plans[name].trials() if trial.repeat == number] if name in plans else []
+                order.shuffle(trials)
+                yield name, number, trials
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values; `Suite(**fields)` is the way back."""
+        return asdict(self)
+
+
+def load(path: Path = REFERENCE, seed: int = 1, repeat: int | None = None, quick: bool = False) -> Suite:
+    """The suite in a TOML file; UsageError where it is none.
+
+    Its tables are `experiment.NAME`, each with the arguments of `lab.compare`, `lab.sweep` or `demos.run`; `title` says
+    what it is for, `chart.NAME` a chart of several, and with `claims = true` it has every experiment behind the claims
+    besides. repeat: 5, or 1 where quick, when left out.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        json.dumps(tables)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The suite {str(path)!r} cannot be read: {error}; give a TOML file of experiments.") from None
+    except TypeError as error:
+        raise UsageError(f"The suite {str(path)!r} cannot be kept as JSON: {error}; write it as text.") from None
+    if wrong := set(tables) - {"title", "claims", "experiment", "chart"}:
+        raise UsageError(f"The suite {str(path)!r} has {min(wrong)!r}; it is of title, claims, experiment and chart.")
+    for kind in ("experiment", "chart"):
+        found = tables.setdefault(kind, {})
+        if not isinstance(found, dict) or not all(isinstance(table, dict) for table in found.values()):
+            raise UsageError(f"The suite {str(path)!r} has {kind} {shown(found)}; write each as a table [{kind}.NAME].")
+    mine = dict(tables["experiment"])
+    theirs = {name: each.to_table() for name, each in load_claims()[0].items()} if tables.get("claims") else {}
+    if both := set(mine) & set(theirs):
+        raise UsageError(f"The suite's experiment {min(both)!r} is called as one of the claims'; rename it.")
+    title = str(tables.get("title", path.stem))
+    return Suite(
+        title,
+        mine | theirs,
+        tables["chart"],
+        seed,
+        repeat if repeat is not None else 1 if quick else REPEATS,
+        quick,
+    )
+
+
+def named(table: Any) -> list[str]:
+    """The experiments that a chart of several is made from; none where its table is not of these."""
+    match table:
+        case {"overlay": Mapping() as runs, **others} if not others:
+            names = [*runs.values()]
+        case {"cost": cost, "loss": loss, "weights": _, **others} if not others:
+            names = [cost, loss]
+        case _:
+            names = []
+    return names if all(isinstance(name, str) for name in names) else []
