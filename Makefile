@@ -6,14 +6,33 @@ BIN := .venv/bin
 RUN ?= runs/$(shell date +%Y%m%d-%H%M%S)
 TEST_WORKERS ?= 2
 
-.PHONY: compare test check lab notebooks slides bench soak
+.PHONY: compare reference charts report test test-browser check lab app notebooks slides bench soak
 
 compare: .venv/ready
 	$(BIN)/labkit compare --out $(RUN) $(ARGS)
 
+# Every experiment of data/suites/reference.toml, five times over: the better part of an hour. Stopped at any point,
+# `labkit reference --resume DIR` goes on.
+reference: .venv/ready
+	$(BIN)/labkit reference --out $(RUN) $(ARGS)
+
+# Everything that data/reference can show, without a server: all charts, and those of the README.
+charts: .venv/ready
+	$(BIN)/labkit charts data/reference --out charts
+	$(BIN)/python docs/readme.py charts
+
+report: .venv/ready
+	$(BIN)/labkit report data/reference --out report.html
+
 test: .venv/ready
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadscope tests $(ARGS)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadscope --ignore tests/browser tests $(ARGS)
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadscope --nbval-lax --nbval-cell-timeout 60 notebooks
+
+# The notebooks in a real JupyterLab and a real Chromium; screenshots and what was measured go to test-output.
+# With TEST_WORKERS=0 nothing else is measured at the same time.
+test-browser: .venv/ready
+	rm -rf test-output
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --timeout 300 tests/browser $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -23,6 +42,10 @@ check: .venv/ready
 
 lab: .venv/ready
 	$(BIN)/labkit lab $(ARGS)
+
+# The dashboard alone on a page, for a projector.
+app: .venv/ready
+	$(BIN)/labkit app $(ARGS)
 
 notebooks: .venv/ready
 	$(BIN)/jupyter execute --inplace --NotebookClient.store_widget_state=False --NotebookClient.record_timing=False notebooks/*.ipynb
@@ -45,5 +68,5 @@ soak: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[app,test]'
 	touch $@

@@ -5,13 +5,14 @@ import gc
 import json
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ from labkit.protocols.eventlog import EventLog
 from labkit.protocols.streamlog import StreamLog
 from labkit.trial import Guarantee, Measure, Payload, Timings, Trial
 from labkit.workload import Scheduled, Workload
+
+# What a script starts in the background ignores Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LIMIT = 15.0
 """Seconds after which a condition counts as never coming true; only a failing test waits so long."""
@@ -134,11 +139,17 @@ class Bench:
 
     @asynccontextmanager
     async def producer(
-        self, trial: Trial, port: int = 0, log: EventLog | None = None, name: str = "producer"
+        self,
+        trial: Trial,
+        port: int = 0,
+        log: EventLog | None = None,
+        name: str = "producer",
+        origin: str | None = None,
     ) -> AsyncIterator[tuple[Any, str]]:
         """An open producer and its URL, if it serves; `name` is that of its ledger."""
         with closing(Ledger(self.folder / f"{name}.ledger")) as ledger:
             producer = find(trial.protocol).producer()(trial, ledger, log)
+            producer.origin = origin
             url = await producer.open(port)
             try:
                 yield producer, url or ""
@@ -351,9 +362,41 @@ def family(pid: int) -> list[psutil.Process]:
         return []
 
 
+def gone(process: psutil.Process) -> bool:
+    """Whether a process has ended, whoever has yet to take note of it."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @pytest.fixture
 def closed_port() -> Iterator[int]:
     """A port of 127.0.0.1 on which nothing listens and which nobody else is given meanwhile."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
+
+
+@pytest.fixture
+def mute_broker() -> Iterator[int]:
+    """The port of a server that greets as NATS does, and never says another word."""
+    stop = threading.Event()
+
+    def serve(server: socket.socket) -> None:
+        open_ones = []
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                open_ones.append(server.accept()[0])
+                greeting = b'INFO {"server_id":"mute","version":"2.11.0","jetstream":true,"max_payload":1048576}\r\n'
+                open_ones[-1].sendall(greeting)
+        for connection in open_ones:
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        thread = threading.Thread(target=serve, args=(server,))
+        thread.start()
+        yield server.getsockname()[1]
+        stop.set()
+        thread.join()

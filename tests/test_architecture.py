@@ -17,7 +17,7 @@ def requirements() -> dict[str, str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = {}
     for line in project["dependencies"]:
-        match = re.match(r"([a-z-]+)>=([\d.]+)", line)
+        match = re.match(r"([a-z0-9-]+)>=([\d.]+)", line)
         assert match, line
         found[match[1]] = match[2]
     return found
@@ -31,7 +31,7 @@ def test_imports_only_run_downwards() -> None:
 
 def test_conda_asks_for_what_pip_asks_for() -> None:
     text = (ROOT / "environment.yml").read_text()
-    listed = dict(re.findall(r"- ([a-z-]+?)(?:-base)? >=([\d.]+)", text))
+    listed = dict(re.findall(r"- ([a-z0-9-]+?)(?:-base)? >=([\d.]+)", text))
     # uvloop is optional, and not to be had on Windows.
     wanted = {name: bound for name, bound in requirements().items() if name != "uvloop"}
     assert {name: listed.get(name) for name in wanted} == wanted
@@ -42,7 +42,9 @@ def test_every_dependency_is_pinned_and_no_pin_names_an_index() -> None:
     text = (ROOT / "constraints.txt").read_text()
     assert not re.search(r"https?:|--", text)
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in text.splitlines() if "==" in line}
-    assert set(requirements()) <= pinned
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {re.split(r"[><=\[]", line)[0] for lines in extras.values() for line in lines}
+    assert {*requirements(), *wanted} <= pinned
 
 
 def test_no_module_is_too_long_for_one_noun() -> None:

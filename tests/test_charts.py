@@ -20,6 +20,7 @@ from PIL import Image
 from labkit import charts
 from labkit.captions import setting
 from labkit.errors import UsageError
+from labkit.intervals import summary
 from labkit.ledger import MAGIC, RECORD, Kind
 from labkit.looks import LOOKS
 from labkit.losses import FATES
@@ -361,7 +362,9 @@ def test_no_pyplot_and_no_settings_changed(full: Run, tmp_path: Path) -> None:
 DRAWN = [charts.latency, charts.bandwidth, charts.loss, charts.matrix, charts.timeline, charts.duplex]
 
 
-@pytest.mark.parametrize("draw", [*DRAWN, charts.sweep, charts.sequence, lambda run: charts.save(run, Path("nowhere"))])
+@pytest.mark.parametrize(
+    "draw", [*DRAWN, charts.sweep, charts.sequence, charts.overlay, lambda run: charts.save(run, Path("nowhere"))]
+)
 def test_every_chart_takes_a_run_or_its_folder_and_names_what_is_neither(draw, tmp_path) -> None:
     for nothing in (None, 3):
         with pytest.raises(UsageError, match="is no run; make one first"):
@@ -372,3 +375,134 @@ def test_every_chart_takes_a_run_or_its_folder_and_names_what_is_neither(draw, t
 
 def test_a_chart_of_a_folder_is_that_of_its_run(full) -> None:
     assert charts.loss(full.folder).png() == charts.loss(full).png()
+
+
+def repeats(measures: tuple[Measure, ...], protocols: tuple[str, ...], **how: list) -> dict[Trial, dict]:
+    """A trial for each value in turn of what the keywords list."""
+    count = max(map(len, how.values()))
+    return {
+        spec(measure, protocol, repeat=n + 1): {name: values[n % len(values)] for name, values in how.items()}
+        for measure in measures
+        for protocol in protocols
+        for n in range(count)
+    }
+
+
+def test_of_repeats_the_label_has_the_medians_with_their_bounds(tmp_path: Path) -> None:
+    # Event k arrives after delay x (1 + k mod 10): p50 is 5.5 times the delay, p99 10 times.
+    run = write_run(tmp_path, repeats((Measure.LATENCY,), ("sse",), delay_ms=[4, 1, 3, 2, 10]))
+    chart = charts.latency(run)
+    assert {"p50 16.50 ms (5.50 to 55.00)", "p99 30.00 ms (10.00 to 100)"} <= set(words(chart))
+    assert "Server-Sent Events, p50 16.50 ms (5.50 to 55.00), p99 30.00 ms (10.00 to 100)." in chart.alt
+    assert "5 repeats, pooled (thin lines: each alone)" in chart.alt
+    note = " ".join(words(chart))
+    assert "Curves: all repeats pooled" in note
+    assert "bootstrap has 95" in note
+
+
+def test_the_bounds_are_those_of_the_summary(tmp_path: Path) -> None:
+    run = write_run(tmp_path, repeats((Measure.LATENCY,), ("sse", "polling"), delay_ms=[4, 1, 3, 2, 9, 7, 5]))
+    shown, rows = words(charts.latency(run)), summary(run)
+    for row in rows[rows["figure"] != "p90_ms"].itertuples():
+        assert row.high < 100
+        assert f"{row.figure[:3]} {row.median:.2f} ms ({row.low:.2f} to {row.high:.2f})" in shown
+
+
+def test_one_trial_alone_has_no_bounds_and_the_chart_no_word_of_them(tmp_path: Path) -> None:
+    chart = charts.latency(write_run(tmp_path, {spec(Measure.LATENCY, "sse"): {}}))
+    assert "p50 5.50 · p99 10.00 ms" in words(chart)
+    assert "Server-Sent Events, p50 5.50, p99 10.00 ms." in chart.alt
+    assert "bootstrap" not in " ".join(words(chart))
+
+
+def test_repeats_that_are_all_the_same_have_bounds_that_are_the_same(tmp_path: Path) -> None:
+    chart = charts.latency(write_run(tmp_path, repeats((Measure.LATENCY,), ("sse",), delay_ms=[2, 2])))
+    assert {"p50 11.00 ms (11.00 to 11.00)", "p99 20.00 ms (20.00 to 20.00)"} <= set(words(chart))
+
+
+def test_a_repeat_in_which_nothing_arrived_leaves_the_median_of_the_others_without_bounds(tmp_path: Path) -> None:
+    run = write_run(tmp_path, repeats((Measure.LATENCY,), ("sse",), delay_ms=[1, 2, 3], keep=[1.0, 1.0, 0.0]))
+    chart = charts.latency(run)
+    assert {"p50 8.25 ms", "p99 15.00 ms"} <= set(words(chart))
+    assert "Server-Sent Events, p50 8.25 ms, p99 15.00 ms, only 66.7 % arrived." in chart.alt
+
+
+def test_a_repeat_with_too_few_for_the_percentile_leaves_bounds_of_the_median_alone(tmp_path: Path) -> None:
+    run = write_run(tmp_path, repeats((Measure.LATENCY,), ("sse",), delay_ms=[1, 2, 3], keep=[1.0, 1.0, 0.9]))
+    chart = charts.latency(run)
+    assert {"p50 11.00 ms (5.50 to 16.50)", "p99 15.00 ms"} <= set(words(chart))
+
+
+def test_repeats_with_enough_for_the_median_alone_say_that_they_are_too_few_for_the_percentile(tmp_path: Path) -> None:
+    run = write_run(tmp_path, repeats((Measure.LATENCY,), ("sse",), delay_ms=[1, 2, 3], keep=[0.1]))
+    chart = charts.latency(run)
+    assert {"p50 11.00 ms (5.50 to 16.50)", "too few in each repeat for p99"} <= set(words(chart))
+    assert (
+        "Server-Sent Events, p50 11.00 ms (5.50 to 16.50), too few in each repeat for p99, only 10.0 % arrived."
+        in chart.alt
+    )
+
+
+def test_repeats_of_which_none_has_enough_say_so_though_all_together_would(tmp_path: Path) -> None:
+    run = write_run(tmp_path, repeats((Measure.LATENCY,), ("sse",), delay_ms=[1, 2, 3], keep=[0.01]))
+    chart = charts.latency(run)
+    assert "too few in each repeat for p50" in words(chart)
+    assert "Server-Sent Events, too few in each repeat for p50, only 1.0 % arrived." in chart.alt
+
+
+def test_times_of_seconds_are_written_without_decimals(tmp_path: Path) -> None:
+    run = write_run(tmp_path, repeats((Measure.LATENCY,), ("sse",), delay_ms=[190, 186, 194]))
+    assert {"p50 1,045 ms (1,023 to 1,067)", "p99 1,900 ms (1,860 to 1,940)"} <= set(words(charts.latency(run)))
+    alone = write_run(tmp_path / "alone", {spec(Measure.LATENCY, "sse"): {"delay_ms": 190}})
+    assert "p50 1,045 · p99 1,900 ms" in words(charts.latency(alone))
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Five repeats of everything with two or three guarantees, the latencies close together; some saturated, or few."""
+    trials = {}
+    for measure, (number, protocol), guarantee, repeat in itertools.product(
+        COMPARED, enumerate(PROTOCOLS), list(Guarantee)[: request.param], range(1, 6)
+    ):
+        trials[spec(measure, protocol, guarantee, repeat)] = {
+            "delay_ms": (1 + 0.05 * number) * (1 + 0.1 * repeat) * (100 if protocol == "polling" else 1),
+            "late_ms": 9.0 if protocol == "webhook" and repeat == 2 else 0.0,
+            "keep": 0.9 if protocol in ("polling", "sse") else 1.0,
+            "copies": repeat if protocol == "pubsub" else 0,
+            "drained": not (protocol == "sse" and repeat == 3),
+        }
+    return write_run(tmp_path_factory.mktemp("runs") / "crowded", trials)
+
+
+@DRAWS
+def test_five_repeats_of_everything_are_legible(crowded: Run, draw) -> None:
+    chart = draw(crowded)
+    assert_legible(chart)
+    assert min(text.get_fontsize() for text in texts(chart)) >= 8
+    assert "5 repeats" in chart.alt + " ".join(words(chart))
+    assert "nan" not in chart.alt + " ".join(words(chart))
+
+
+def test_every_protocol_of_five_repeats_has_its_bounds_in_its_label(crowded: Run) -> None:
+    shown = [text for text in texts(charts.latency(crowded)) if re.match(r"p\d\d ", text.get_text())]
+    guarantees = {recording.trial.guarantee for recording in crowded.recordings}
+    assert len([text for text in shown if text.get_text().startswith("p50")]) == len(PROTOCOLS) * len(guarantees)
+    for text in shown:
+        assert re.fullmatch(r"p\d\d [\d.,]+ ms \([\d.,]+ to [\d.,]+\)", text.get_text())
+        assert text.get_fontweight() == "normal"
+
+
+def test_a_row_of_panels_grows_with_what_its_labels_have_to_say(tmp_path: Path) -> None:
+    """Every protocol of one guarantee is saturated, lacks something and has not come to an end."""
+    trials = {
+        spec(Measure.LATENCY, protocol, guarantee, repeat): {"late_ms": 9.0, "keep": 0.9, "drained": False}
+        if guarantee is Guarantee.AT_LEAST_ONCE
+        else {}
+        for protocol, guarantee, repeat in itertools.product(PROTOCOLS, Guarantee, (1, 2))
+    }
+    chart = charts.latency(write_run(tmp_path, trials))
+    assert_legible(chart)
+    heights = [axes.bbox.height for axes in chart.axes if axes.get_xlabel()]
+    assert len(heights) == 3
+    assert heights[0] == pytest.approx(heights[1])
+    assert heights[0] > heights[2]

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import labkit as lab
-from labkit import claims, demos
+from labkit import api, claims, demos
 from labkit.cli import main
 from labkit.errors import UsageError
 from labkit.evidence import ADDED, Evidence, clients
+from labkit.experiment import Experiment
 from labkit.figures import COLUMNS
 from labkit.protocols import PROTOCOLS
 from labkit.query import listed
@@ -66,10 +67,10 @@ def test_every_claim_asks_for_columns_that_there_are(claim: claims.Claim) -> Non
 def test_every_experiment_can_be_and_is_asked(name: str) -> None:
     asked = {each for claim in CLAIMS for figure in claim.figures for each in (figure.experiment, figure.baseline)}
     assert name in asked
-    arguments = EXPERIMENTS[name].call(Path("out"), quick=True).arguments
-    assert arguments["out"] == Path("out")
-    if EXPERIMENTS[name].kind == "demonstrations":
-        assert set(arguments["names"]) <= set(demos.DEMONSTRATIONS)
+    if EXPERIMENTS[name].demonstrates:
+        assert set(EXPERIMENTS[name].arguments["names"]) <= set(demos.DEMONSTRATIONS)
+    else:
+        EXPERIMENTS[name].plan(quick=True).check()
 
 
 def test_a_run_answers_what_it_measured_and_says_of_the_rest_that_it_did_not(ran: Path) -> None:
@@ -126,11 +127,11 @@ def test_a_finished_experiment_is_not_run_again(ran: Path) -> None:
 
 
 def test_an_experiment_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(out: Path, **_: object) -> None:
+    def stopped(_: object, out: Path, *__: object, **___: object) -> None:
         (out / "trials").mkdir(parents=True)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(claims.KINDS, "sweep", stopped)
+    monkeypatch.setattr(api, "carry_out", stopped)
     with pytest.raises(KeyboardInterrupt):
         claims.experiment("sizes", tmp_path)
     assert not list(tmp_path.iterdir())
@@ -311,6 +312,6 @@ def test_an_experiment_that_cannot_be_is_refused(tmp_path: Path) -> None:
         ({"workload": {"rate": 0}}, "rate is 0"),
     ):
         with pytest.raises(UsageError, match=words):
-            claims.Experiment("e", "compare", arguments, {}).carry_out(tmp_path / "e")
+            Experiment("e", "compare", arguments, {}).carry_out(tmp_path / "e")
     with pytest.raises(UsageError, match="no experiment 'e'; choose from rates, messages"):
         claims.experiment("e", tmp_path)

@@ -13,6 +13,8 @@ from urllib.error import URLError
 
 import psutil
 import pytest
+from nbconvert.preprocessors import TagRemovePreprocessor
+from nbformat.v4 import new_code_cell, new_notebook
 
 from labkit.cli import main
 from labkit.outage import OUTAGES
@@ -236,7 +238,8 @@ def test_a_sweep_writes_one_table_and_one_picture(tmp_path: Path, capsys: pytest
         assert (row["guarantee"], row["measure"], row["deliveries"]) == ("at-most-once", "cost", row["deliveries"])
         assert float(row["bytes_per_delivery"]) > 256
         assert float(row["cpu_us_per_delivery"]) > 0
-    assert sorted(path.name for path in out.iterdir()) == ["charts", "manifest.json", "sweep.csv", "trials"]
+    files = ["charts", "intervals.csv", "manifest.json", "sweep.csv", "trials"]
+    assert sorted(path.name for path in out.iterdir()) == files
     assert sorted(path.name for path in (out / "charts").iterdir()) == ["sweep.png", "sweep.svg"]
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["sweep"] == {"over": "subscribers", "values": [1.0, 3.0]}
@@ -405,3 +408,36 @@ def test_only_trouble_with_the_disk_is_told_to_make_room(
     monkeypatch.setattr("labkit.doctor.examine", fail)
     assert main(["doctor"]) == 1
     assert capsys.readouterr().err.startswith(f"labkit: {said}")
+
+
+def test_the_app_says_what_installs_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("labkit.cli.find_spec", lambda name: None)
+    assert main(["app", "--no-browser"]) == 2
+    assert capsys.readouterr().err == "labkit: Voila is not installed; pip install 'labkit[app]' installs it.\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process takes another's place there")
+def test_a_server_of_notebooks_ends_with_the_process_that_was_started() -> None:
+    command = [sys.executable, "-m", "labkit", "lab", "--no-browser", "--port=0", "--allow-root"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        assert server.stdout is not None
+        said = next(line for line in server.stdout if "is running at" in line or "rror" in line)
+        assert "is running at" in said
+        assert "jupyterlab" in psutil.Process(server.pid).cmdline()
+        server.terminate()
+        server.stdout.read()
+    assert not psutil.pid_exists(server.pid)
+
+
+def test_the_app_leaves_out_what_is_a_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the settings it gives to Voila, as Voila itself reads them."""
+    voila = pytest.importorskip("voila.app", reason="voila is not installed")
+    commands: list[list[str]] = []
+    monkeypatch.setattr("labkit.cli._become", lambda command, more: commands.append(command) or 0)
+    assert main(["app", "--no-browser"]) == 0
+    (command,) = commands
+    app = voila.Voila()
+    app.parse_command_line(command[1:])
+    cells = [new_code_cell("lesson", metadata={"tags": ["lesson"]}), new_code_cell("dashboard")]
+    left, _ = TagRemovePreprocessor(config=app.config).preprocess(new_notebook(cells=cells), {})
+    assert [cell.source for cell in left.cells] == ["dashboard"]

@@ -1,9 +1,12 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+from conftest import family, gone
 
 from labkit import demos
 from labkit.errors import UsageError
@@ -43,6 +46,27 @@ def test_what_is_not_http_passes_no_http_proxy(reached) -> None:
 def test_a_server_takes_a_delivery_that_verifies_if_it_has_a_handler_for_post() -> None:
     facts = list(demos.any_server())
     assert [(fact.outcome, fact.detail) for fact in facts] == [(1, ""), (1, ""), (0, "answered 501")]
+
+
+KILLED = """
+import sys
+from labkit import demos
+with demos._stock() as (url, _):
+    print(url, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_stock_server_does_not_outlive_a_lab_that_is_killed(until) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as lab:
+        assert lab.stdout.readline().startswith(b"http://127.0.0.1:")
+        (server,) = family(lab.pid)
+        lab.kill()
+    try:
+        until(lambda: gone(server))
+    finally:
+        if not gone(server):
+            server.kill()
 
 
 def test_the_stock_server_ends_whatever_happens() -> None:

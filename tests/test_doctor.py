@@ -20,7 +20,8 @@ HERE = ["Python", "packages", "sockets", "proxy", "open files", "clock", "disk",
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that the doctor takes for the machine's temporary one."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
     return tmp_path
 
 

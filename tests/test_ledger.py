@@ -1,3 +1,5 @@
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -9,13 +11,13 @@ import numpy as np
 import pytest
 from histories import DTYPE, ledger_bytes, record
 
-from labkit.errors import UsageError
-from labkit.ledger import CHUNK, EVERYONE, MAGIC, NO_SEQUENCE, RECORD, Kind, Ledger, read
+from labkit.errors import TrialError, UsageError
+from labkit.ledger import CHUNK, EVERYONE, MAGIC, NO_SEQUENCE, RECORD, Kind, Ledger, Retold, Tail, read
 
 WRITER = """
 import sys
 from pathlib import Path
-from labkit.ledger import Kind, Ledger
+from labkit.ledger import CHUNK, EVERYONE, MAGIC, NO_SEQUENCE, RECORD, Kind, Ledger, Retold, Tail, read
 
 ledger = Ledger(Path(sys.argv[1]))
 for number in range(5_000_000):
@@ -77,6 +79,27 @@ def test_the_records_have_the_dtype_of_the_contract(path):
         ledger.write(Kind.CUT)
     assert read(path).dtype == DTYPE
     assert DTYPE.itemsize == RECORD.size == 24
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this platform reserves no place on a disk")
+def test_a_disk_that_is_full_is_one_sentence_and_what_was_written_before_is_kept(path, monkeypatch):
+    def full(file, offset, length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with closing(Retold(path)) as ledger:
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        for number in range(65535):
+            ledger.write(Kind.SENT, number)
+        for _ in range(2):
+            with pytest.raises(TrialError, match=r"There is no room for the ledger producer.ledger of trial trial-a"):
+                ledger.write(Kind.SENT, 65535)
+    assert read(path)["sequence"].tolist() == list(range(65535))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this platform reserves no place on a disk")
+def test_all_that_a_ledger_maps_has_its_place_on_the_disk(path):
+    with closing(Ledger(path)):
+        assert path.stat().st_blocks * 512 >= path.stat().st_size == CHUNK
 
 
 def test_a_record_that_names_no_event_and_nobody_is_for_none_and_everyone(path):
@@ -243,3 +266,75 @@ def test_a_ledger_never_overwrites_a_file(path):
     with pytest.raises(FileExistsError):
         Ledger(path)
     assert path.read_bytes() == before
+
+
+def test_what_is_retold_bears_the_time_it_was_observed_at(path):
+    with closing(Retold(path)) as ledger:
+        ledger.time_ns = 5_000
+        ledger.write(Kind.CONNECTED, subscriber=1)
+        ledger.time_ns = 7_000
+        ledger.received(1, 12, b"twelve")
+        ledger.received(1, -1, b"no event")
+        ledger.time_ns = 9_000
+        ledger.repeated(1, 12, b"twelve")
+        assert (ledger.last_arrival_ns, ledger.latest) == (9_000, {1: -1})
+    crc, other = zlib.crc32(b"twelve"), zlib.crc32(b"no event")
+    assert [
+        tuple(int(row[name]) for name in ("time_ns", "kind", "sequence", "subscriber", "value")) for row in read(path)
+    ] == [
+        (5_000, Kind.CONNECTED, NO_SEQUENCE, 1, 0),
+        (7_000, Kind.RECEIVED, 12, 1, crc),
+        (7_000, Kind.RECEIVED, NO_SEQUENCE, 1, other),
+        (9_000, Kind.REPEATED, 12, 1, crc),
+    ]
+
+
+def test_what_is_retold_after_the_end_is_dropped(path):
+    ledger = Retold(path)
+    ledger.received(0, 1, b"one")
+    ledger.close()
+    ledger.received(0, 2, b"two")
+    ledger.close()
+    assert [int(row["sequence"]) for row in read(path)] == [1]
+
+
+def test_a_ledger_that_is_still_written_is_read_on_from_where_it_was_left_also_across_its_growth(path):
+    with closing(Ledger(path)) as ledger:
+        tail, written = Tail(path), 0
+        assert (len(tail.read()), tail.read().dtype) == (0, DTYPE)
+        for count in (1, 2, 4095, 4096, 4097, 65536, 3 * 65536 + 1, 0, 5):
+            for number in range(written, written + count):
+                ledger.write(Kind.SENT, number, number % 5, -number)
+            written += count
+            assert np.array_equal(tail.read(), read(path))
+            assert len(tail.read()) == written
+    assert np.array_equal(tail.read(), read(path))
+
+
+def test_what_another_process_writes_meanwhile_is_read_in_order_and_never_torn(path, until):
+    acknowledged = 2 * 65536 + 10
+    command = [sys.executable, "-c", WRITER, str(path), str(acknowledged)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as writer:
+        until(path.exists)
+        tail, counts = Tail(path), [0]
+        while counts[-1] < acknowledged:
+            found = tail.read()
+            counts.append(len(found))
+            new = found[counts[-2] :]
+            assert np.array_equal(new["sequence"], np.arange(counts[-2], counts[-1]))
+            assert np.array_equal(new["value"], new["sequence"] * 3)
+            assert (new["kind"] == Kind.RECEIVED).all()
+        writer.kill()
+        writer.wait()
+    assert len(set(counts)) > 2
+    assert np.array_equal(tail.read(), read(path))
+
+
+def test_a_torn_record_ends_what_is_read_until_it_is_whole(path):
+    torn = RECORD.pack(4, 3, 3, 3, 0, 0)
+    path.write_bytes(ledger_bytes(rows(3)) + torn + ledger_bytes(rows(5))[5 * RECORD.size :])
+    tail = Tail(path)
+    assert tail.read()["sequence"].tolist() == [0, 1, 2]
+    assert tail.read()["sequence"].tolist() == [0, 1, 2]
+    path.write_bytes(ledger_bytes(rows(5)))
+    assert tail.read()["sequence"].tolist() == [0, 1, 2, 3, 4]

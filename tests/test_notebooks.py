@@ -1,5 +1,6 @@
 """The form of every notebook; that they run is shown by nbval in the same test run."""
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -19,16 +20,24 @@ def source(cell: dict[str, Any]) -> str:
     return "".join(cell["source"])
 
 
+def tags(cell: dict[str, Any]) -> list[str]:
+    found: list[str] = cell["metadata"].get("tags", [])
+    return found
+
+
 def outputs(path: Path) -> str:
     return json.dumps([cell["outputs"] for cell in cells(path, "code")])
 
 
 ALL = """
     00_side_by_side 01_websocket 02_webhook 03_rest_hooks 04_pubsub 05_sse 06_when_it_breaks
-    07_cost_and_scale 08_claims 09_choose
+    07_cost_and_scale 08_claims 09_choose 10_dashboard 11_reference
 """
 FIGURE = re.compile(r"\d[\d.,]*\s?(ms|µs|us|s|seconds?|bytes?|B|[kKMG]i?B|%|times)(?!\w)")
 """A number with a unit, as a measurement would be written. Minutes are the plan of a lesson."""
+
+
+(DASHBOARD,) = [path for path in NOTEBOOKS if path.stem == "10_dashboard"]
 
 
 def test_these_are_the_notebooks() -> None:
@@ -87,3 +96,16 @@ class TestForm:
         text = path.read_text()
         assert len(text) < 1_000_000
         assert not re.search(r'"/(home|root|tmp|work|Users|usr)/', text)
+
+
+def test_the_app_shows_the_dashboard_and_nothing_else() -> None:
+    """`labkit app` leaves out what is tagged as a lesson."""
+    shown = [cell for kind in ("code", "markdown") for cell in cells(DASHBOARD, kind) if "lesson" not in tags(cell)]
+    assert [source(cell) for cell in shown] == ["import labkit as lab\n\nlab.dashboard()"]
+
+
+def test_who_has_no_kernel_sees_the_dashboard_in_a_picture_that_says_what_it_shows() -> None:
+    (shown,) = [cell for cell in cells(DASHBOARD, "markdown") if "attachments" in cell]
+    assert re.search(r"!\[[^\]]{40,}\]\(attachment:dashboard.png\)", source(shown))
+    picture = base64.b64decode(shown["attachments"]["dashboard.png"]["image/png"])
+    assert picture == (DASHBOARD.parents[1] / "docs/dashboard.png").read_bytes()

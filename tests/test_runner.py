@@ -1,9 +1,8 @@
-import contextlib
+import errno
 import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -11,12 +10,13 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import ClassVar
 
-import psutil
 import pytest
-from conftest import family
+from conftest import family, gone
 
-from labkit.errors import UsageError
+from labkit import disk, manifest
+from labkit.errors import NoRoomError, TrialError, UsageError
 from labkit.ledger import MAGIC, Kind, read
 from labkit.outage import Conditions, Outage
 from labkit.plan import OUT_OF_THE_BOX, Plan
@@ -34,13 +34,6 @@ ALL = [(protocol, str(guarantee)) for protocol in PROTOCOLS for guarantee in OUT
 
 def run(plan, out):
     return Runner(plan, out, ["test"], lambda *_: None).run()
-
-
-def gone(process):
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def recorded(ledger):
@@ -256,30 +249,6 @@ def test_several_outages_and_conditions_end_with_every_event_accounted_for(tmp_p
         assert (row["owed"], row["delivered"], row["verdict"]) == (180, 180, "complete"), row
 
 
-@pytest.fixture
-def mute_broker():
-    """The port of a server that greets as NATS does, and never says another word."""
-    stop = threading.Event()
-
-    def serve(server):
-        open_ones = []
-        while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                open_ones.append(server.accept()[0])
-                greeting = b'INFO {"server_id":"mute","version":"2.11.0","jetstream":true,"max_payload":1048576}\r\n'
-                open_ones[-1].sendall(greeting)
-        for connection in open_ones:
-            connection.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.1)
-        thread = threading.Thread(target=serve, args=(server,))
-        thread.start()
-        yield server.getsockname()[1]
-        stop.set()
-        thread.join()
-
-
 def test_a_broker_that_does_not_answer_is_said_before_anything_starts(tmp_path, monkeypatch, closed_port):
     monkeypatch.setenv("LABKIT_NATS", f"nats://127.0.0.1:{closed_port}")
     with pytest.raises(UsageError, match=f"No NATS server answers at 127.0.0.1:{closed_port}"):
@@ -426,3 +395,204 @@ def test_the_manifest_says_when_the_run_ended(tmp_path):
     ended = datetime.fromisoformat(manifest_of(Plan(WORKLOAD, ("sse",), measures=()), tmp_path / "run")["finished"])
     assert before <= ended <= datetime.now(UTC)
     assert Run(tmp_path / "run").ended == ended
+
+
+PUSHED = Plan(Workload(rate=50, duration=0.1, subscribers=1), ("sse", "websocket"), measures=(Measure.LATENCY,))
+
+
+def runner(out, trials=None, resume=True, plan=PUSHED):
+    """One that tells which trials it begins, in order."""
+    begun = []
+    return Runner(plan, out, [], lambda *_: None, lambda t: begun.append(t.name), trials=trials, resume=resume), begun
+
+
+def test_the_trials_that_are_named_are_run_in_their_order_and_no_others(tmp_path):
+    trials = PUSHED.trials()
+    chosen = [trials[3], trials[0]]
+    made, begun = runner(tmp_path / "run", chosen, resume=False)
+    assert made.trials == chosen
+    assert made.run() == {}
+    assert begun == [trial.name for trial in chosen]
+    about = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert set(about["trials"]) == set(begun)
+    assert about["planned"] == len(trials) == 4
+    assert len(Run(tmp_path / "run").recordings) == 2
+
+
+def test_a_run_that_goes_on_runs_what_it_lacks_and_is_one_run_in_two_parts(tmp_path):
+    out, trials = tmp_path / "run", PUSHED.trials()
+    first, _ = runner(out, trials[:1])
+    assert first.run() == {}
+    kept = (out / "trials" / trials[0].name / "record.json").stat()
+    second, begun = runner(out)
+    assert [trial.name for trial in second.trials] == [trial.name for trial in trials[1:]]
+    assert second.run() == {}
+    assert begun == [trial.name for trial in trials[1:]]
+    again = (out / "trials" / trials[0].name / "record.json").stat()
+    assert (again.st_ino, again.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+    opened = Run(out)
+    assert len(opened.latency) == 4
+    one, two = opened.manifest["parts"]
+    assert one["finished"] <= two["started"] <= two["finished"] == opened.manifest["finished"]
+    third, begun = runner(out)
+    assert third.trials == []
+    assert third.run() == {}
+    assert begun == []
+    assert Run(out).manifest == opened.manifest
+    assert not (out / "nodes").exists()
+
+
+def test_a_run_goes_on_only_where_that_is_asked_for(tmp_path):
+    out = tmp_path / "run"
+    assert runner(out, PUSHED.trials()[:1])[0].run() == {}
+    with pytest.raises(UsageError, match=r"already holds something, which is kept as it is; choose another folder\."):
+        runner(out, resume=False)
+
+
+def test_a_run_with_a_trace_that_was_killed_as_it_began_is_begun_again(tmp_path):
+    """Whatever of it was there by then: the folder of logs, the trace, a manifest that was not yet one."""
+    out, trace = tmp_path / "run", tmp_path / "log.jsonl"
+    trace.write_text("".join(json.dumps({"time": n * 0.02, "type": "a", "data": n}) + "\n" for n in range(5)))
+    (out / "nodes").mkdir(parents=True)
+    (out / "trace.jsonl.new").write_text('{"ti')
+    (out / "manifest.json.new").write_text('{"sch')
+    plan = replace(PUSHED, workload=Workload(trace=str(trace), subscribers=1), protocols=("sse",))
+    trials = plan.trials()
+    assert runner(out, trials[:1], plan=plan)[0].run() == {}
+    assert not list(out.glob("*.new"))
+    trace.write_text(trace.read_text() + '{"time": 1, "type": "a", "data": "later"}\n')
+    with pytest.raises(UsageError, match="was begun with another digest"):
+        runner(out, plan=plan)
+
+
+class Walked:
+    """In the place of a walk: what becomes of a trial is planted, by its name."""
+
+    planted: ClassVar[dict[str, BaseException]] = {}
+
+    def __init__(self, station, trial, folder, *_):
+        self._trial, self._folder = trial, folder
+
+    def run(self):
+        (self._folder / "producer.ledger").write_bytes(MAGIC)
+        if error := self.planted.get(self._trial.name):
+            raise error
+        return {"digest": digest(self._trial.workload.schedule())}
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    monkeypatch.setattr("labkit.runner.Walk", Walked)
+    monkeypatch.setattr(Walked, "planted", {})
+    return Walked.planted
+
+
+def names_in(out):
+    return sorted(path.name for path in (out / "trials").iterdir())
+
+
+def test_a_trial_that_fails_is_entered_and_the_others_are_run(tmp_path, planted):
+    names = [trial.name for trial in PUSHED.trials()]
+    planted[names[1]] = TrialError("The link stopped.")
+    made, begun = runner(tmp_path)
+    assert made.run() == {names[1]: "The link stopped."}
+    assert begun == names
+    assert names_in(tmp_path) == sorted({*names} - {names[1]})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoRoomError("There is no room for the ledger."),
+        OSError(errno.ENOSPC, "No space left on device"),
+        ZeroDivisionError("a mistake of the lab's own"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_what_would_fail_every_trial_ends_the_run_and_what_is_finished_is_kept(tmp_path, planted, error):
+    names = [trial.name for trial in PUSHED.trials()]
+    planted[names[1]] = error
+    made, begun = runner(tmp_path)
+    with pytest.raises(type(error)):
+        made.run()
+    assert begun == names[:2]
+    assert names_in(tmp_path) == names[:1]
+    about = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(about["trials"]) == names[:1]
+    assert about["finished"] == about["parts"][0]["finished"]
+    assert not (tmp_path / "nodes").exists()
+    planted.clear()
+    again, begun = runner(tmp_path)
+    assert again.run() == {}
+    assert begun == names[1:]
+
+
+def test_a_trial_is_on_the_disk_before_its_entry_is(tmp_path, planted, monkeypatch):
+    order, publish, write = [], disk.publish, manifest.write
+
+    def published(unfinished, place):
+        publish(unfinished, place)
+        order.append(place.name)
+
+    def written(folder, about):
+        write(folder, about)
+        order.append(len(about["trials"]))
+
+    monkeypatch.setattr(disk, "publish", published)
+    monkeypatch.setattr(manifest, "write", written)
+    names = [trial.name for trial in PUSHED.trials()]
+    assert runner(tmp_path)[0].run() == {}
+    assert order == [0, names[0], 1, names[1], 2, names[2], 3, names[3], 4, 4]
+
+
+def test_a_manifest_that_cannot_be_written_ends_the_run_and_loses_no_trial(tmp_path, planted, monkeypatch):
+    names, write = [trial.name for trial in PUSHED.trials()], manifest.write
+
+    def full(folder, about):
+        if about["trials"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(folder, about)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            runner(tmp_path)[0].run()
+    assert names_in(tmp_path) == names[:1]
+    assert Run(tmp_path).manifest["trials"] == {}
+    again, begun = runner(tmp_path)
+    assert again.run() == {}
+    assert begun == names[1:]
+    assert set(Run(tmp_path).manifest["trials"]) == set(names)
+
+
+def test_a_folder_that_has_its_name_but_not_yet_on_the_disk_is_kept(tmp_path, planted, monkeypatch):
+    names, sync = [trial.name for trial in PUSHED.trials()], disk._sync
+
+    def refused(path):
+        if path.name == "trials":
+            raise OSError(errno.EIO, "Input/output error")
+        sync(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "_sync", refused)
+        with pytest.raises(OSError, match="Input/output error"):
+            runner(tmp_path)[0].run()
+    assert names_in(tmp_path) == names[:1]
+
+
+def test_a_run_that_is_killed_says_when_its_last_trial_ended(tmp_path, planted, monkeypatch):
+    """After each trial the manifest tells of the part so far: nobody knows which will be the last one."""
+    told, write = [], manifest.write
+
+    def written(folder, about):
+        told.append(json.loads(json.dumps(about)))
+        write(folder, about)
+
+    monkeypatch.setattr(manifest, "write", written)
+    assert runner(tmp_path)[0].run() == {}
+    parts = [about["parts"] for about in told]
+    assert [len(each) for each in parts] == [1] * 6
+    assert [each[0]["elsewhere_cpu_s"] is None for each in parts] == [True] * 5 + [os.name == "nt"]
+    ends = [each[0]["finished"] for each in parts]
+    assert ends == sorted(set(ends))
+    assert len({each[0]["started"] for each in parts}) == 1

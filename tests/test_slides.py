@@ -84,7 +84,8 @@ class TestSlides:
     def test_every_picture_is_there(self, path: Path) -> None:
         outputs = json.dumps([cell["outputs"] for cell in cells(path, "code")])
         pictures = [source for source in page(path).loaded if source.startswith("data:image")]
-        assert len(pictures) == len(re.findall(r"<img [^>]*src=\\\"data:image", outputs))
+        attached = sum(len(cell.get("attachments", {})) for cell in cells(path, "markdown"))
+        assert len(pictures) == attached + len(re.findall(r"<img [^>]*src=\\\"data:image", outputs))
 
 
 def test_a_heading_in_the_middle_of_a_cell_begins_a_slide_too(tmp_path: Path) -> None:

@@ -72,6 +72,19 @@ def test_last_event_id_is_answered_with_what_followed_it_and_then_with_what_is_n
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("header", "first"), [([], 2), (["-H", "Last-Event-ID: 00000002"], 3)])
+def test_a_cursor_in_the_query_does_where_there_is_no_header(bench, header, first):
+    async def scenario():
+        async with bench.producer(bench.trial("sse", timings=CALM)) as (producer, url):
+            items = bench.events(5)
+            await publish(producer, items)
+            async with bench.reading("curl", "-sSN", *header, f"{url}/events?after=00000001") as curl:
+                expected = RETRY + b"".join(map(framed, items[first:]))
+                assert await curl.stdout.readexactly(len(expected)) == expected
+
+    asyncio.run(scenario())
+
+
 def test_a_client_at_most_once_goes_on_from_now_whatever_id_it_names(bench):
     async def scenario():
         async with bench.producer(bench.trial("sse", "at-most-once")) as (producer, url):

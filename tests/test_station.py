@@ -1,5 +1,6 @@
 import signal
 import sys
+import tempfile
 import threading
 
 import psutil
@@ -27,3 +28,20 @@ def test_each_answer_has_the_limit_of_its_own_command(tmp_path, monkeypatch):
     finally:
         psutil.Process(node.pid).send_signal(signal.SIGCONT)
         node.close()
+
+
+def test_a_broker_that_is_killed_at_once_leaves_no_server_and_no_store(tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    store.mkdir()
+    monkeypatch.setenv("TMPDIR", str(store))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    stop = threading.Event()
+    node = Node("broker", tmp_path / "broker.log", stop)
+    node.ask("open")
+    assert list(store.iterdir())
+    started = psutil.Process(node.pid).children(recursive=True)
+    assert started
+    stop.set()
+    node.close()
+    assert psutil.wait_procs(started, timeout=5)[1] == []
+    assert list(store.iterdir()) == []

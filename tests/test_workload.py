@@ -357,3 +357,16 @@ def test_a_trace_that_is_gone_is_refused_when_it_is_read(tmp_path):
     workload = Workload(trace=str(tmp_path / "gone.jsonl"))
     with pytest.raises(UsageError, match=r"gone\.jsonl.* does not exist"):
         workload.schedule()
+
+
+@SOME
+@given(st.floats(1, 5000), st.integers(1, 100), st.integers(0, 3))
+def test_the_schedule_of_a_shorter_load_is_the_beginning_of_a_longer_ones(rate, count, topics):
+    """What a live trial relies on: of constant arrivals n take n / rate seconds, and the shorter load has exactly n."""
+    count = max(count, math.ceil(0.1 * rate))
+    made = {"rate": rate, "topics": topics + 1, "sizes": "lognormal", "subscribers": 1}
+    shorter = Workload(duration=count / rate, **made).schedule()
+    longer = Workload(duration=count / rate + 1, **made).schedule()
+    assert len(shorter) == count
+    assert longer[:count] == shorter
+    assert len(longer) > count

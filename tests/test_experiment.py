@@ -1,0 +1,208 @@
+"""Experiments as data: a table in, a plan out; what cannot be is a sentence that names it. Nothing is run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit import demos, suite
+from labkit.errors import UsageError
+from labkit.experiment import Experiment
+from labkit.outage import Conditions, Outage
+from labkit.plan import OUT_OF_THE_BOX, Sweep
+from labkit.protocols import PROTOCOLS
+from labkit.trial import COMPARED, Guarantee, Measure, Timings
+from labkit.workload import Workload, digest
+
+REFERENCE = suite.load().experiments
+WITH_TRIALS = [name for name, each in REFERENCE.items() if not each.demonstrates]
+
+
+@pytest.fixture(autouse=True)
+def own_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LABKIT_NATS", raising=False)
+
+
+def of(**table: Any) -> Experiment:
+    return Experiment.from_table("mine", table)
+
+
+@pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
+@pytest.mark.parametrize("name", WITH_TRIALS)
+def test_every_experiment_of_the_reference_suite_can_be(name: str, quick: bool) -> None:
+    plan = REFERENCE[name].plan(quick, repeat=3)
+    plan.check()
+    trials = plan.trials()
+    assert len({trial.name for trial in trials}) == len(trials) > 0
+    assert {trial.repeat for trial in trials} == {1, 2, 3}
+    for load in {trial.workload for trial in trials}:
+        assert digest(load.schedule())
+
+
+@pytest.mark.parametrize("name", WITH_TRIALS)
+def test_the_quick_form_is_the_same_trials_with_less_to_do(name: str) -> None:
+    full, quick = REFERENCE[name].plan(), REFERENCE[name].plan(quick=True)
+    assert [trial.name for trial in full.trials()] == [trial.name for trial in quick.trials()]
+    assert (full.workload != quick.workload) == bool(REFERENCE[name].quick)
+    for trial, short in zip(full.trials(), quick.trials(), strict=True):
+        load, less = trial.workload, short.workload
+        assert less.rate * less.length * less.subscribers <= load.rate * load.length * load.subscribers
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_an_experiment_is_its_table_and_back_through_json_too(name: str) -> None:
+    table = json.loads(json.dumps(REFERENCE[name].to_table()))
+    assert Experiment.from_table(name, table) == REFERENCE[name]
+
+
+def test_a_comparison_takes_the_arguments_of_compare() -> None:
+    plan = of(
+        kind="compare",
+        workload={"rate": 50, "duration": 0.6},
+        protocols=["sse", "websocket"],
+        guarantees="at-least-once",
+        measures=["latency", "loss"],
+        outage={"kind": "close", "at": 0.2, "lasts": 0.1},
+        conditions={"delay": 0.01},
+        timings={"poll": 0.1},
+        repeat=2,
+    ).plan()
+    assert plan.workload == Workload(rate=50, duration=0.6)
+    assert plan.protocols == ("sse", "websocket")
+    assert plan.guarantees == (Guarantee.AT_LEAST_ONCE,)
+    assert plan.measures == (Measure.LATENCY, Measure.LOSS)
+    assert plan.outages == (Outage("close", 0.2, 0.1),)
+    assert (plan.conditions, plan.timings, plan.repeat) == (Conditions(delay=0.01), Timings(poll=0.1), 2)
+
+
+def test_what_a_comparison_leaves_out_is_as_with_compare() -> None:
+    plan = of(kind="compare").plan()
+    assert (plan.workload, plan.protocols, plan.repeat) == (Workload(), tuple(PROTOCOLS), 1)
+    assert (plan.guarantees, plan.measures) == (OUT_OF_THE_BOX, COMPARED)
+    assert [outage.kind for outage in plan.outages] == ["reset"]
+
+
+def test_a_sweep_takes_the_arguments_of_sweep() -> None:
+    table = {"over": "size", "values": [256, 4096], "protocols": "sse", "workload": {"rate": 20}}
+    plan = of(kind="sweep", **table, linked=True).plan()
+    assert plan.sweep == Sweep("size", (256.0, 4096.0))
+    assert plan.measures == (Measure.COST,)
+    assert of(kind="sweep", over="rate", values=[10]).plan().measures == (Measure.LATENCY,)
+
+
+def test_quick_goes_over_the_workload_and_the_repeats_of_a_suite_over_ones_own() -> None:
+    each = of(kind="compare", workload={"rate": 50, "size": 300}, quick={"rate": 10}, repeat=2)
+    assert each.plan().workload == Workload(rate=50, size=300)
+    assert each.plan(quick=True).workload == Workload(rate=10, size=300)
+    assert each.plan().repeat == 2
+    assert each.plan(repeat=4).repeat == 4
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, ["'mine' is of kind None", "compare, sweep, demonstrations"]),
+        ({"kind": "guess"}, ["'mine' is of kind 'guess'", "compare, sweep, demonstrations"]),
+        ({"kind": ["compare"]}, ["'mine' is of kind ['compare']"]),
+        ({"kind": "compare", "quick": 5}, ["'mine' has quick 5"]),
+        ({"kind": "compare", "same": "rate"}, ["'mine' has", "same 'rate'"]),
+    ],
+)
+def test_a_table_that_describes_no_experiment_is_a_sentence(table: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        of(**table)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"rates": 1}, ["'mine' cannot be", "'rates'"]),
+        ({"over": "rate"}, ["'mine' cannot be", "'over'"]),
+        ({"workload": {"speeed": 1}}, ["'mine' cannot be", "'speeed'"]),
+        ({"workload": 5}, ["'mine' cannot be"]),
+        ({"workload": {"rate": 0}}, ["rate is 0", "0.1"]),
+        ({"workload": {"rate": "fast"}}, ["rate is 'fast'", "a number"]),
+        ({"workload": {"arrival": ["poisson"]}}, ["'mine' cannot be"]),
+        ({"workload": {"duration": 0.1}, "quick": {"duration": 0}, "measures": "cost"}, ["duration is 0"]),
+        ({"timings": {"poll": -1}}, ["poll is -1"]),
+        ({"timings": {"pol": 1}}, ["'mine' cannot be", "'pol'"]),
+        ({"conditions": {"delay": 100}}, ["delay is 100", "10 s"]),
+        ({"protocols": "pigeon"}, ["'pigeon'", "websocket"]),
+        ({"protocols": 5}, ["'mine' cannot be"]),
+        ({"protocols": []}, ["nothing to compare"]),
+        ({"guarantees": "exactly-once"}, ["'exactly-once'", "at-least-once"]),
+        ({"guarantees": [5]}, ["There is no guarantee '5'"]),
+        ({"measures": "beauty"}, ["'beauty'", "latency"]),
+        ({"outage": "earthquake"}, ["'earthquake'", "reset"]),
+        ({"outage": 5}, ["'mine' cannot be"]),
+        ({"outage": {"kind": "close", "when": 1}}, ["'mine' cannot be", "'when'"]),
+        ({"outage": {"kind": "close", "at": 0.1, "lasts": 0}}, ["lasts 0 s"]),
+        ({"outage": "broker-crash", "protocols": "sse"}, ["sse has no broker"]),
+        ({"repeat": 0}, ["repeat is 0", "100"]),
+        ({"repeat": 1.5}, ["repeat is 1.5"]),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_a_sentence_with_the_value(table: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        of(kind="compare", **table).plan(quick="quick" in table).check()
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, ["'mine' cannot be", "'over'"]),
+        ({"over": "rate"}, ["'mine' cannot be", "'values'"]),
+        ({"over": "beauty", "values": [1]}, ["no sweep over 'beauty'", "rate, topics, subscribers, size, interval"]),
+        ({"over": "rate", "values": []}, ["are ()", "1 to 20 different numbers"]),
+        ({"over": "rate", "values": [10, 10]}, ["(10, 10)"]),
+        ({"over": "rate", "values": "12"}, ["('1', '2')"]),
+        ({"over": "rate", "values": [0]}, ["rate is 0"]),
+        ({"over": "subscribers", "values": [1.5]}, ["subscribers is 1.5"]),
+        ({"over": "interval", "values": [9]}, ["An interval of 9 s is longer"]),
+        ({"over": "rate", "values": [10], "outage": "reset"}, ["'mine' cannot be", "'outage'"]),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_a_sentence_with_the_value(table: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        of(kind="sweep", **table).plan().check()
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, ["'mine' cannot be", "'names'"]),
+        ({"name": ["reach"]}, ["'mine' cannot be", "'name'"]),
+        ({"names": 5}, ["'mine' cannot be"]),
+        ({"names": ["reach", "fly"]}, ["no demonstration 'fly'", "reach"]),
+    ],
+)
+def test_demonstrations_that_there_are_not_are_a_sentence_before_any_is_run(
+    table: dict[str, Any], words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setitem(demos.DEMONSTRATIONS, "reach", lambda: iter(ran.append("reach") or ()))
+    with pytest.raises(UsageError) as caught:
+        of(kind="demonstrations", **table).demonstrate(tmp_path / "out")
+    for word in words:
+        assert word in str(caught.value)
+    assert not ran
+    assert not (tmp_path / "out").exists()
+
+
+def test_demonstrations_are_named_one_or_several() -> None:
+    assert of(kind="demonstrations", names="reach").demonstrated() == ["reach"]
+    assert of(kind="demonstrations", names=["half_open", "reach"]).demonstrated() == ["half_open", "reach"]
+
+
+def test_what_thresholds_rest_on_is_the_same_in_the_quick_form() -> None:
+    for name, each in REFERENCE.items():
+        assert set(each.quick) <= {"duration", "subscribers", "rate"}, name
+        assert not set(each.quick) & set(each.same), name
