@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from labkit import disk
 from labkit.errors import UsageError, shown
-from labkit.ledger import Kind, dtype
+from labkit.ledger import Kind, are, dtype
 
 if TYPE_CHECKING:
     from labkit.audit import Offer, Records
@@ -58,7 +58,7 @@ def masked(records: "Records", offer: "Offer") -> "Records":
     """The records, each arrival's CRC less the one that its event has: 0 where it is right. Its own inverse."""
     found = records.copy()
     number = records["sequence"].astype(np.int64) - offer.first
-    there = np.isin(records["kind"], (Kind.RECEIVED, Kind.REPEATED)) & (number >= 0) & (number < len(offer.crc))
+    there = are(records, Kind.RECEIVED, Kind.REPEATED) & (number >= 0) & (number < len(offer.crc))
     found["value"][there] ^= offer.crc[number[there]]
     return found
 

@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit.ledger import EVERYONE, NO_SEQUENCE, Kind
+from labkit.ledger import EVERYONE, NO_SEQUENCE, Kind, are
 
 Records = NDArray[np.void]
 
@@ -132,12 +132,12 @@ def audit(
     saw it. Lost deliveries are `REJECTED` where the producer recorded so, else `GAP_SEEN` where a
     gap signal covers them or they were due between the last arrival before a disconnection and the reconnection.
     """
-    sent = producer[(producer["kind"] == int(Kind.SENT)) & _in_load(producer, offer)]
+    sent = producer[are(producer, Kind.SENT) & _in_load(producer, offer)]
     events = sent["sequence"].astype(np.int64) - offer.first
     offered = _events(producer, offer, Kind.SENT)
     agreed = _events(producer, offer, terms.owes)
 
-    arrivals = consumer[_are(consumer, Kind.RECEIVED, Kind.REPEATED) & (_of_load(consumer, offer))]
+    arrivals = consumer[are(consumer, Kind.RECEIVED, Kind.REPEATED) & _of_load(consumer, offer)]
     good, corrupt, unexpected = _sort(arrivals, offer, offer.wanted & offered)
     arrived, copies, twice, reordered = _first_arrivals(arrivals[good], offer, offer.wanted.shape)
     # A durable log may hold what its producer did not live to see accepted: it does where anyone got the event.
@@ -172,22 +172,13 @@ def audit(
         reordered=reordered,
         unexpected=unexpected,
         corrupt=corrupt,
-        overflowed=sum(int((records["kind"] == int(Kind.OVERFLOWED)).sum()) for records in (producer, consumer)),
+        overflowed=sum(int(are(records, Kind.OVERFLOWED).sum()) for records in (producer, consumer)),
         windows=windows,
         noticed_producer_ns=_noticed(producer, begins),
         noticed_consumer_ns=_noticed(consumer, begins),
         recovered_ns=_recovered(offer, arrived, owed & struck, windows[-1][1] if windows else None),
         verdict="inconclusive" if unclear else "lossy" if lost.any() else "complete",
     )
-
-
-def _are(records: Records, *kinds: Kind) -> NDArray[np.bool_]:
-    """Which records are of one of these kinds.
-
-    NumPy is handed plain numbers throughout: what it asks of an enum's member runs Python, where it swallows a Ctrl-C.
-    """
-    found: NDArray[np.bool_] = np.isin(records["kind"], [int(kind) for kind in kinds])
-    return found
 
 
 def _in_load(records: Records, offer: Offer) -> NDArray[np.bool_]:
@@ -246,7 +237,7 @@ def _first_arrivals(
     cells = arrivals["subscriber"].astype(np.int64) * shape[1] + arrivals["sequence"].astype(np.int64) - offer.first
     unique, times = np.unique(cells, return_counts=True)
     copies.ravel()[unique] = times - 1
-    taken = np.flatnonzero(arrivals["kind"] == int(Kind.RECEIVED))
+    taken = np.flatnonzero(are(arrivals, Kind.RECEIVED))
     unique, first = np.unique(cells[taken], return_index=True)
     arrived.ravel()[unique] = arrivals["time_ns"][taken[first]]
     firsts = arrivals[taken[np.sort(first)]]
@@ -262,7 +253,7 @@ def _first_arrivals(
 def _windows(outages: Records) -> list[tuple[int, int | None]]:
     """Begin and end of each outage, in order."""
     windows: list[tuple[int, int | None]] = []
-    for record in outages[_are(outages, Kind.CUT, Kind.HEALED)]:
+    for record in outages[are(outages, Kind.CUT, Kind.HEALED)]:
         is_open = bool(windows) and windows[-1][1] is None
         if record["kind"] == int(Kind.CUT) and not is_open:
             windows.append((int(record["time_ns"]), None))
@@ -296,7 +287,7 @@ def _explained(
 
 def _rejections(producer: Records, offer: Offer, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     cells = np.zeros(shape, bool)
-    rejected = producer[(producer["kind"] == int(Kind.REJECTED)) & _in_load(producer, offer)]
+    rejected = producer[are(producer, Kind.REJECTED) & _in_load(producer, offer)]
     numbers = rejected["sequence"].astype(np.int64) - offer.first
     for_all = rejected["subscriber"] == EVERYONE
     cells[:, numbers[for_all]] = True
@@ -310,14 +301,14 @@ def _gaps(consumer: Records, offer: Offer, arrived: NDArray[np.int64]) -> NDArra
     cells = np.zeros(arrived.shape, bool)
     consumer = consumer[consumer["subscriber"] < arrived.shape[0]]
     numbers = np.arange(len(offer.due_ns)) + offer.first
-    for record in consumer[consumer["kind"] == int(Kind.GAP)]:
+    for record in consumer[are(consumer, Kind.GAP)]:
         after, oldest = int(record["sequence"]), int(record["value"])
         cells[record["subscriber"], (numbers > after) & (numbers < oldest)] = True
-    for subscriber in np.unique(consumer["subscriber"][consumer["kind"] == int(Kind.DISCONNECTED)]):
+    for subscriber in np.unique(consumer["subscriber"][are(consumer, Kind.DISCONNECTED)]):
         mine = consumer[consumer["subscriber"] == subscriber]
         # By the order of writing: on a coarse clock a loss and what followed it bear the same time.
         downs, ups, receipts = (
-            np.flatnonzero(mine["kind"] == int(kind)) for kind in (Kind.DISCONNECTED, Kind.CONNECTED, Kind.RECEIVED)
+            np.flatnonzero(are(mine, kind)) for kind in (Kind.DISCONNECTED, Kind.CONNECTED, Kind.RECEIVED)
         )
         for down in downs:
             before, later = receipts[receipts < down], ups[ups > down]
@@ -338,7 +329,7 @@ def _noticed(records: Records, begins: int | None) -> int | None:
     """From the first cut to this side's first sign of it."""
     if begins is None:
         return None
-    signs = records["time_ns"][_are(records, *SIGNS)]
+    signs = records["time_ns"][are(records, *SIGNS)]
     after = signs[signs >= begins]
     return int(after.min()) - begins if len(after) else None
 

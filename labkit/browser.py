@@ -16,7 +16,7 @@ from labkit.controls import alert, remark
 from labkit.endless import OUTSIDE
 from labkit.errors import TrialError, UsageError
 from labkit.figures import percentile
-from labkit.ledger import Kind
+from labkit.ledger import Kind, are
 from labkit.page import HEADER, RETRY_MS
 from labkit.panel import FASTEST, MOST_EVENTS, Panel
 from labkit.protocols import find
@@ -94,7 +94,7 @@ def verdict(run: Run, error_ms: float, proxied: bool) -> str:
     shares = {"p50": percentile(ordered, 0.5), "p99": percentile(ordered, 0.99)}
     stated = [f"{name} {value:,.1f} ms" for name, value in shares.items() if value is not None]
     latency = f"latency {', '.join(stated)} (its clock is right to ±{error_ms:.2f} ms)" if stated else "too few events"
-    ups = recording.consumer[recording.consumer["kind"] == Kind.CONNECTED]["subscriber"]
+    ups = recording.consumer[are(recording.consumer, Kind.CONNECTED)]["subscriber"]
     way = ", by way of jupyter-server-proxy" if proxied else ""
     return (
         f"In the browser{way}: {latency}; of {int(outcome.owed.sum()):,} deliveries {outcome.delivered:,} arrived, "

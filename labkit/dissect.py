@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from labkit import broker
 from labkit.audit import Records
 from labkit.errors import TrialError, UsageError
-from labkit.ledger import Kind, read
+from labkit.ledger import Kind, are, read
 from labkit.link import TAP
 from labkit.protocols import find
 from labkit.station import Station
@@ -297,6 +297,6 @@ def anatomy(protocol: str, guarantee: str = "at-most-once", size: int = 256) -> 
         if not record["drained"]:
             raise TrialError(f"One event of {protocol} did not come to rest in time; close other programs, try again.")
         records, tapped = read(folder / "link.ledger"), (folder / "link.ledger").with_suffix(TAP).read_bytes()
-    crossed = records[(records["kind"] == Kind.UP) | (records["kind"] == Kind.DOWN)]
+    crossed = records[are(records, Kind.UP, Kind.DOWN)]
     pieces = cut(crossed, tapped, record["phases"], "nats" if row.brokered else "http")
     return Anatomy(trial, pieces, count(crossed, record["phases"]))

@@ -25,7 +25,7 @@ from labkit import broker, manifest
 from labkit.audit import Offer, Records, audit
 from labkit.errors import TrialError, UsageError, shown
 from labkit.faults import FAULTS, Fault
-from labkit.ledger import Kind, Retold, Tail
+from labkit.ledger import Kind, Retold, Tail, are
 from labkit.outage import OUTAGES, Outage, Strikes
 from labkit.plan import Plan
 from labkit.protocols import PROTOCOLS, find
@@ -248,7 +248,7 @@ class Endless:
 
     def _offered(self, producer: Records) -> int:
         """How many events the producer has sent."""
-        sent = producer["sequence"][producer["kind"] == int(Kind.SENT)]
+        sent = producer["sequence"][are(producer, Kind.SENT)]
         return max(0, int(sent.max(initial=0)) - self._offer.first + 1)
 
     def _spec(self, count: int) -> Trial:
@@ -282,7 +282,7 @@ class Endless:
         """What a consumer's `status` would say of subscribers outside the lab."""
         assert self.ledger
         records = self._read("consumer")
-        records = records[(records["kind"] == int(Kind.CONNECTED)) | (records["kind"] == int(Kind.DISCONNECTED))]
+        records = records[are(records, Kind.CONNECTED, Kind.DISCONNECTED)]
         latest = dict(zip(records["subscriber"].tolist(), records["kind"].tolist(), strict=True))
         connected = sum(kind == Kind.CONNECTED for kind in latest.values())
         settled = connected == self.trial.workload.subscribers

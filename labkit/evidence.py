@@ -15,7 +15,7 @@ from labkit.clients import effort
 from labkit.demos import FILE, Fact
 from labkit.errors import UsageError
 from labkit.figures import Metric
-from labkit.ledger import Kind
+from labkit.ledger import Kind, are
 from labkit.protocols import PROTOCOLS
 from labkit.recording import Recording
 from labkit.results import Run
@@ -78,7 +78,7 @@ class Evidence:
     @cached_property
     def loss(self) -> pd.DataFrame:
         """Besides: shares in percent, gaps that were signalled to consumers; NaN where nothing was owed, or lost."""
-        signals = [int((recording.consumer["kind"] == Kind.GAP).sum()) for recording in self.run.of(Measure.LOSS)]
+        signals = [int(are(recording.consumer, Kind.GAP).sum()) for recording in self.run.of(Measure.LOSS)]
         frame = self._marked(self.run.loss, Measure.LOSS).assign(gap_signals=signals)
         frame["gap_signals"] = frame["gap_signals"].where(frame["lost"] > 0)
         parts = {name: frame["owed" if name == "lost" else "lost"] for name in SHARES}

@@ -62,7 +62,7 @@ def decided(recording: Recording, now_ns: int) -> NDArray[np.bool_]:
     this guarantee (`PROTOCOLS[...].reorders`), which also supersedes what a poll for the latest passes over.
     """
     trial, arrived = recording.trial, recording.outcome.arrived_ns > 0
-    rejected = recording.outcome.fate == Fate.REJECTED
+    rejected = recording.outcome.fate == int(Fate.REJECTED)
     if trial.guarantee in find(trial.protocol).reorders:
         rejected &= ~_held(recording, now_ns)
     known: NDArray[np.bool_] = arrived | rejected

@@ -167,6 +167,16 @@ def read(path: Path) -> "np.ndarray":
     return records[written]
 
 
+def are(records: "np.ndarray", *kinds: Kind) -> "np.ndarray":
+    """Which records are of one of these kinds: a mask.
+
+    NumPy is handed plain numbers: what it asks of an enum's member runs Python, where it swallows a Ctrl-C.
+    """
+    import numpy as np
+
+    return np.isin(records["kind"], [int(kind) for kind in kinds])
+
+
 class Tail:
     """A reader of a ledger that is still written: what it has read once, it does not read again."""
 

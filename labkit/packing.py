@@ -19,7 +19,7 @@ from labkit.collection import FILE, Collection
 from labkit.demos import FILE as FACTS
 from labkit.errors import UsageError
 from labkit.figures import METRICS, ROWS
-from labkit.ledger import Kind
+from labkit.ledger import Kind, are
 from labkit.recording import Recording, load
 from labkit.results import Run
 from labkit.trial import Measure
@@ -86,7 +86,7 @@ def _thinned(records: Records, recording: Recording, step: int) -> Records:
     found, keep = records.copy(), np.ones(len(records), bool)
     for kind in (Kind.UP, Kind.DOWN):
         for number in range(len(bounds) + 1):
-            chunks = np.flatnonzero((records["kind"] == kind) & (phase == number))
+            chunks = np.flatnonzero(are(records, kind) & (phase == number))
             if len(chunks):
                 found["value"][chunks[0]] = records["value"][chunks].sum()
                 keep[chunks[1:]] = False
@@ -108,9 +108,7 @@ def _alike(one: Recording, other: Recording) -> bool:
 
 def _requests(recording: Recording) -> list[list[int]]:
     """How many requests each side made, up to the beginning of each phase."""
-    made = (
-        records["time_ns"][records["kind"] == Kind.REQUESTED] for records in (recording.producer, recording.consumer)
-    )
+    made = (records["time_ns"][are(records, Kind.REQUESTED)] for records in (recording.producer, recording.consumer))
     return [[int((times < begin).sum()) for begin in recording.phases.values()] for times in made]
 
 

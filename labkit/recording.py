@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from labkit import archive
 from labkit.audit import Offer, Outcome, Records, Terms, audit
 from labkit.errors import UsageError
-from labkit.ledger import Kind, read
+from labkit.ledger import Kind, are, read
 from labkit.outage import OUTAGES, Strikes
 from labkit.protocols import find
 from labkit.trial import Measure, Trial
@@ -113,7 +113,7 @@ class Recording:
         """The records of a kind between two phases."""
         times = records["time_ns"]
         inside = (times >= self.phases[since]) & (times < self.phases[until])
-        found: Records = records[(records["kind"] == kind) & inside]
+        found: Records = records[are(records, kind) & inside]
         return found
 
     def cpu_s(self, *roles: str) -> float:
@@ -147,7 +147,7 @@ def load(run: Path, files: Files, offers: dict[tuple[str, Workload], Offer]) -> 
     producer = _records(files, trial, offer, phases["stop"], "producer")
     consumer = _records(files, trial, offer, phases["stop"], *consumers)
     if trial.duplex:  # requests are the load: the consumer sent them, and knows which failed
-        requested = np.isin(consumer["kind"], (Kind.SENT, Kind.REJECTED))
+        requested = are(consumer, Kind.SENT, Kind.REJECTED)
         producer = np.concatenate([consumer[requested], producer])
     link = files.ledger("link.ledger", offer) if trial.linked else producer[:0]
     outcome = audit(offer, producer, consumer, link, drained, terms_of(trial))

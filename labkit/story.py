@@ -11,7 +11,7 @@ import numpy as np
 
 from labkit.audit import Fate, Records
 from labkit.errors import UsageError
-from labkit.ledger import EVERYONE, Kind
+from labkit.ledger import EVERYONE, Kind, are
 from labkit.recording import Recording
 
 WORDS = {Kind.DISCONNECTED: "cut off", Kind.CONNECTED: "connected again", Kind.OVERFLOWED: "too slow"}
@@ -55,7 +55,7 @@ def story(recording: Recording, subscriber: int) -> Story:
 
     def of(records: Records, *kinds: Kind) -> list[tuple[float, int, int, Kind]]:
         """Time, event, value and kind of each record of these kinds."""
-        mine = np.isin(records["kind"], kinds) & np.isin(records["subscriber"], (subscriber, EVERYONE))
+        mine = are(records, *kinds) & np.isin(records["subscriber"], (subscriber, EVERYONE))
         found = records[mine & (records["time_ns"] >= start)]
         return [(seconds(r["time_ns"]), int(r["sequence"]), int(r["value"]), Kind(r["kind"])) for r in found]
 

@@ -16,7 +16,7 @@ from anywidget import AnyWidget
 from labkit.endless import SHORTEST, Endless
 from labkit.errors import TrialError, UsageError
 from labkit.event import decode_gap, encode_id
-from labkit.ledger import NO_SEQUENCE, Kind
+from labkit.ledger import NO_SEQUENCE, Kind, are
 from labkit.picture import SILENCE
 from labkit.protocols.base import Consumer
 from labkit.protocols.sse import MUTE
@@ -247,7 +247,7 @@ def asked(recording: Recording, proxied: bool) -> list[str]:
         return []
     found, start = recording.producer, recording.phases["load"]
     lines = []
-    for record in found[found["kind"] == Kind.CONNECTED]:
+    for record in found[are(found, Kind.CONNECTED)]:
         since = (int(record["time_ns"]) - start) / 1e9
         cursor = name.format(encode_id(int(record["sequence"]))) if record["sequence"] != NO_SEQUENCE else "from now on"
         lines.append(f"{f'{since:.3f} s' if since > 0 else 'before the load'}: {cursor}")

@@ -12,7 +12,7 @@ import pytest
 from histories import DTYPE, ledger_bytes, record
 
 from labkit.errors import TrialError, UsageError
-from labkit.ledger import CHUNK, EVERYONE, MAGIC, NO_SEQUENCE, RECORD, Kind, Ledger, Retold, Tail, read
+from labkit.ledger import CHUNK, EVERYONE, MAGIC, NO_SEQUENCE, RECORD, Kind, Ledger, Retold, Tail, are, read
 
 WRITER = """
 import sys
@@ -338,3 +338,21 @@ def test_a_torn_record_ends_what_is_read_until_it_is_whole(path):
     assert tail.read()["sequence"].tolist() == [0, 1, 2]
     path.write_bytes(ledger_bytes(rows(5)))
     assert tail.read()["sequence"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_records_are_told_by_their_kinds(path):
+    kinds = [Kind.SENT, Kind.UP, Kind.SENT, Kind.DOWN]
+    path.write_bytes(ledger_bytes([record(kind, 1, 0, 0, 0) for kind in kinds]))
+    records = read(path)
+    assert are(records, Kind.SENT).tolist() == [True, False, True, False]
+    assert are(records, Kind.DOWN, Kind.UP).tolist() == [False, True, False, True]
+    assert not are(records, Kind.GAP).any()
+    assert are(records[:0], Kind.SENT).tolist() == []
+
+
+def test_numpy_asks_no_kind_for_anything(path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(type(Kind), "__getattr__", lambda _, name: asked.append(name), raising=False)
+    path.write_bytes(ledger_bytes(rows(3)))
+    assert are(read(path), Kind.RECEIVED, Kind.SENT).all()
+    assert asked == []
