@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from labkit.errors import TrialError, UsageError
-from labkit.ledger import Kind, read
+from labkit.ledger import Kind, are, read
 from labkit.plan import Plan
 from labkit.protocols import PROTOCOLS, find
 from labkit.provenance import machine, versions
@@ -114,7 +114,7 @@ def labkit_rate(protocol: str, count: int, folder: Path) -> float:
 
 def load(records: "np.ndarray", first: int) -> NDArray[np.int64]:
     """When the events of the load were sent or received."""
-    wanted = np.isin(records["kind"], (Kind.SENT, Kind.RECEIVED)) & (records["sequence"] >= first)
+    wanted = are(records, Kind.SENT, Kind.RECEIVED) & (records["sequence"] >= first)
     return np.asarray(records["time_ns"][wanted], np.int64)
 
 
@@ -217,7 +217,8 @@ def report(figures: Figures, seconds: float) -> Iterator[str]:
     here, made = machine(), versions()
     loop = f"uvloop {made['uvloop']}" if made["uvloop"] else "asyncio"
     turns = len(next(iter(figures.values())))
-    yield f"{here['cpu']}, {here['cores']} cores, {here['system']}, Python {made['python']}, {loop}; A B {turns} times."
+    yield f"{here['cpu']}, {here['cores']} cores, {here['system']}, Python {made['python']}, {loop}."
+    yield f"Medians of {turns} measurements, labkit and bare in turn."
     yield ""
     yield "| protocol | p50 ms, labkit | bare | ratio | deliveries/s, labkit | bare | ratio |"
     yield "|---|---:|---:|---:|---:|---:|---:|"

@@ -169,8 +169,10 @@ def resumed(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
 
 
 def entered(trials: dict[str, Any], name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """A trial's new entry; how it failed before, if it did, is kept."""
-    before = trials.get(name, {})
+    """A trial's new entry; how it failed before, if it did, is kept. An error may quote a path: not its home's name."""
+    before, home = trials.get(name, {}), os.path.expanduser("~")
+    if "error" in entry and len(Path(home).parts) > 1:
+        entry = entry | {"error": entry["error"].replace(home + os.sep, f"~{os.sep}")}
     failed = [*before.get("failed", []), *([before["error"]] if "error" in before else [])]
     return entry | ({"failed": failed} if failed else {})
 

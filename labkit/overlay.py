@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 from labkit.captions import byte_count, parameters, percent
 from labkit.errors import UsageError
 from labkit.looks import INK, LOOKS, MARGIN, RULE, SOFT, WIDTH, Chart, styled
+from labkit.noise import noise
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run, opened
 from labkit.sheet import heading, ink, outage_of
@@ -116,8 +117,8 @@ def overlay(runs: Mapping[str, Run | Path | str] | Iterable[Run | Path | str] | 
     found = {letter: _found(run) for letter, run in shown.items()}
     blocks, panels = _in_common(found)
     same, keys = _settings(labels, shown)
-    lacking = _lacking(shown, found, blocks, panels)
-    lines, notes = textwrap.wrap(same, 165), _notes(panels, [*_cautions(found), *lacking])
+    more = [*_lacking(shown, found, blocks, panels), *_noisy(shown)]
+    lines, notes = textwrap.wrap(same, 165), _notes(panels, [*_cautions(found), *more])
     tall = (15.0 if len(shown) <= 4 else 13.0) * len(shown) + 10
     top = 62.0 + 17 * len(lines) + sum(17 * len(words) + 4 for words in keys.values())
     with styled():
@@ -139,7 +140,7 @@ def overlay(runs: Mapping[str, Run | Path | str] | Iterable[Run | Path | str] | 
             top += HEAD + tall * len(rows) + FOOT
         for number, line in enumerate(notes):
             chart.write(MARGIN, top + 12 + 17 * number, line, color=SOFT, fontsize=8)
-    chart.alt = " ".join([chart.alt, *lacking])
+    chart.alt = " ".join([chart.alt, *more])
     return chart
 
 
@@ -236,6 +237,12 @@ def _lacking(shown: Mapping[str, Run], found: Mapping[str, Found], blocks: Block
             those = "any protocol" if len(who) == len(rows) else ", ".join(who)
             gone.setdefault(f"{panel.name} of {those} {guarantee}: {reason}", []).append(letter)
     return said + [f"{', '.join(letters)} without {words}." for words, letters in gone.items()]
+
+
+def _noisy(shown: Mapping[str, Run]) -> list[str]:
+    """Sentences that name every run of a noisy machine, and what was noisy."""
+    said = {letter: dict.fromkeys(words for of in COMPARED for words in noise(run, of)) for letter, run in shown.items()}
+    return [f"⚠ A noisy machine in {letter}: {'; '.join(words)}." for letter, words in said.items() if words]
 
 
 def _cautions(found: Mapping[str, Found]) -> list[str]:

@@ -276,6 +276,21 @@ def test_an_entry_keeps_every_way_in_which_its_trial_failed() -> None:
     assert trials == {"a": {"digest": "x", "failed": ["One.", "Two."]}}
 
 
+@pytest.mark.parametrize(
+    ("home", "said"),
+    [
+        ("/home/ann", "No room for ~/runs/a.log, and /home/annabel/b is full."),
+        ("/", "No room for /home/ann/runs/a.log, and /home/annabel/b is full."),
+    ],
+)
+def test_an_entry_that_quotes_a_path_does_not_say_whose_home_it_is_in(
+    monkeypatch: pytest.MonkeyPatch, home: str, said: str
+) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda _: home)
+    error = "No room for /home/ann/runs/a.log, and /home/annabel/b is full."
+    assert manifest.entered({}, "a", {"error": error}) == {"error": said}
+
+
 Times = namedtuple("Times", "user nice system idle iowait irq softirq steal guest guest_nice")
 IDLE = Times(100.0, 0.0, 50.0, 1000.0, 10.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 OWN = os.times_result((5.0, 1.0, 20.0, 4.0, 10_000.0))

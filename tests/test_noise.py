@@ -192,3 +192,15 @@ def test_what_was_not_measured_is_not_noisy(tmp_path: Path) -> None:
     chart = charts.latency(measured(tmp_path, {spec(Measure.LOSS, "sse"): {}}, LOUD))
     assert "noisy" not in chart.alt
     assert "nothing to draw" in chart.alt
+
+
+def test_an_overlay_names_the_runs_of_a_noisy_machine(tmp_path: Path, calm: Any) -> None:
+    quiet = measured(tmp_path / "quiet", calm, QUIET)
+    trials = {trial: {**how, "late_ms": 9.0 * (trial.measure is Measure.LATENCY)} for trial, how in calm.items()}
+    chart = charts.overlay({"before": quiet, "after": measured(tmp_path / "loud", trials, LOUD)})
+    assert_legible(chart)
+    late = "in 3 of 3 trials the producer was over 5 ms late itself"
+    for text in (chart.alt, shown(chart)):
+        assert f"⚠ A noisy machine in B: other programs used 30% of the CPU meanwhile; {late}." in text
+        assert text.count("noisy") == 1
+    assert "noisy" not in charts.overlay([quiet, quiet]).alt
