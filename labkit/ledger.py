@@ -8,6 +8,8 @@ import mmap
 import os
 import struct
 from enum import IntEnum
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from threading import Lock
 from time import monotonic_ns
@@ -172,9 +174,7 @@ def are(records: "np.ndarray", *kinds: Kind) -> "np.ndarray":
 
     NumPy is handed plain numbers: what it asks of an enum's member runs Python, where it swallows a Ctrl-C.
     """
-    import numpy as np
-
-    return np.isin(records["kind"], [int(kind) for kind in kinds])
+    return reduce(or_, (records["kind"] == int(kind) for kind in kinds))
 
 
 class Tail:

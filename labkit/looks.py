@@ -83,7 +83,7 @@ class Chart(Figure):
 
     def png(self, scale: int = 1) -> bytes:
         """The picture with its alt text inside. 256 colours, the rare ones too, at a third of the bytes."""
-        return self.packed(self.pixels(scale).quantize(256, Image.Quantize.MAXCOVERAGE), optimize=True)
+        return self.packed(self.pixels(scale).quantize(256, Image.Quantize.MAXCOVERAGE), compress_level=8)
 
     def pixels(self, scale: int = 1) -> Image.Image:
         """What is drawn, in RGB, with so many pixels for each of the layout's."""

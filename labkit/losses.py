@@ -252,8 +252,8 @@ def _cell(axes: Axes, x: float, y: float, width: float, group: Group) -> str:
     if lost:
         axes.barh(y + CELL - 10.5, width - 5, 1, x + 2.5, color="white", lw=0)
     at = x + 2.5
-    for fate, count in counts.items():
-        part = (width - 5) * count / (lost or 1)
+    for fate, count in ((fate, count) for fate, count in counts.items() if count):
+        part = (width - 5) * count / lost
         axes.barh(y + CELL - 6, part, 8, at, color=FATES[fate][1], lw=0)
         at += part
     knew = ", ".join(f"{count:,} {FATES[fate][0]}" for fate, count in counts.items() if count)

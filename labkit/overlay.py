@@ -241,7 +241,9 @@ def _lacking(shown: Mapping[str, Run], found: Mapping[str, Found], blocks: Block
 
 def _noisy(shown: Mapping[str, Run]) -> list[str]:
     """Sentences that name every run of a noisy machine, and what was noisy."""
-    said = {letter: dict.fromkeys(words for of in COMPARED for words in noise(run, of)) for letter, run in shown.items()}
+    said = {
+        letter: dict.fromkeys(words for of in COMPARED for words in noise(run, of)) for letter, run in shown.items()
+    }
     return [f"⚠ A noisy machine in {letter}: {'; '.join(words)}." for letter, words in said.items() if words]
 
 

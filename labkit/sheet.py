@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from labkit.audit import Fate
@@ -183,11 +184,11 @@ def above(spans: Iterable[tuple[float, float, str]], length: float, letter: floa
 
 
 def swatch(chart: Chart, x: float, y: float, colour: str, hatch: str = "") -> None:
-    axes = chart.panel(x, y - 7, 22, 13)
-    edge = SOFT if colour == "white" else "white"
-    axes.barh(0, 1, 1, color=colour, hatch=hatch, ec=edge, lw=1 if colour == "white" else 0, clip_on=False)
-    axes.set(xlim=(0, 1), ylim=(-0.5, 0.5))
-    axes.set_axis_off()
+    corner, wide, tall = (x / WIDTH, 1 - (y + 6) / chart.height), 22 / WIDTH, 13 / chart.height
+    key = Rectangle(corner, wide, tall, fc=colour, hatch=hatch, ec="white", lw=0, transform=chart.transFigure)
+    if colour == "white":
+        key.set(edgecolor=SOFT, linewidth=1)
+    chart.add_artist(key)
 
 
 def dodge(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
