@@ -394,10 +394,13 @@ def test_ctrl_c_and_a_killed_parent_leave_no_process(tmp_path, how):
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", PARENT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as parent:
-        assert parent.stdout.readline() == b"runs\n"
-        started = family(parent.pid)
-        assert len(started) >= 5
-        parent.send_signal(how)
-        parent.communicate(timeout=20)
+        try:
+            assert parent.stdout.readline() == b"runs\n"
+            started = family(parent.pid)
+            assert len(started) >= 5
+            parent.send_signal(how)
+            parent.communicate(timeout=20)
+        finally:
+            parent.kill()  # one that does not end is this test's failure, and no other's
     assert psutil.wait_procs(started, timeout=10)[1] == []
     assert how == signal.SIGKILL or list(Path(tmp_path).iterdir()) == []
