@@ -84,6 +84,8 @@ class Verdicts:
                 ]
         return "\n".join([*lines, self.counts])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         lines = [
             f"<table><caption>{escape(self.counts)}</caption>",

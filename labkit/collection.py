@@ -23,6 +23,9 @@ class Collection(Mapping[str, Run]):
         self.about = _about(self.folder)
         self._runs: dict[str, Run] = {}
 
+    def __repr__(self) -> str:
+        return f"{len(self)} runs: {', '.join(self)}"
+
     @property
     def title(self) -> str:
         """What it is for."""

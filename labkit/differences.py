@@ -96,6 +96,8 @@ class Differences:
         blocks.append([self.counts, *filter(None, [_filled(self.warned)])])
         return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         lines = [f"<table><caption>{escape(f'{self.counts} {self.warned}')}</caption>"]
         lines.append(_html("th", ["B / A", "Figure", "A", "B", "B is"]))

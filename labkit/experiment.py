@@ -1,7 +1,8 @@
 """Experiments: what is run, as data. A TOML table holds the arguments of `lab.compare`, `lab.sweep` or `demos.run`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,36 @@ class Experiment:
         return self.kind == DEMONSTRATIONS
 
     def plan(self, quick: bool = False, repeat: int | None = None) -> Plan:
-        """What there is to run; UsageError where that cannot be. repeat: takes the place of its own."""
-        try:
-            load = {**self.arguments.get("workload", {}), **(self.quick if quick else {})}
-            given = {**self.arguments, "workload": load} | ({} if repeat is None else {"repeat": repeat})
-            given |= {name: made(**given[name]) for name, made in MADE.items() if isinstance(given.get(name), dict)}
+        """What there is to run; UsageError, which names the experiment, where that cannot be.
+
+        repeat: takes the place of its own.
+        """
+        with self._named():
+            load = self.arguments.get("workload", {})
+            if not isinstance(load, Mapping):
+                raise UsageError(f"workload is {shown(load)}; write it as a table, {{ rate = 100 }}.")
+            given = {**self.arguments, "workload": {**load, **(self.quick if quick else {})}}
+            given |= {} if repeat is None else {"repeat": repeat}
+            _check_names("it", given, PLANS[self.kind])
+            for name, made in MADE.items():
+                if isinstance(given.get(name), dict):
+                    _check_names(name, given[name], made)
+                    given[name] = made(**given[name])
             inspect.signature(PLANS[self.kind]).bind(**given)
-            return PLANS[self.kind](**given)
+            plan = PLANS[self.kind](**given)
+            plan.check()
+            for load in {trial.workload for trial in plan.trials()}:
+                load.schedule()
+            return plan
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except UsageError as error:
+            raise UsageError(f"In the experiment {self.name!r}: {error}") from None
         except (TypeError, AttributeError) as error:
-            raise UsageError(f"The experiment {self.name!r} cannot be: {error}.") from None
+            raise UsageError(f"In the experiment {self.name!r}: it cannot be: {error}.") from None
 
     def carry_out(self, out: Path, quick: bool = False) -> None:
         """Runs it into a folder. UsageError before anything starts."""
@@ -77,13 +99,14 @@ class Experiment:
 
     def demonstrated(self) -> list[str]:
         """The demonstrations it names; UsageError where there is one that is none."""
-        try:
-            names = inspect.signature(demos.run).bind(**self.arguments).arguments["names"]
+        with self._named():
+            _check_names("it", self.arguments, demos.run)
+            if "names" not in self.arguments:
+                raise UsageError(f"it has no 'names'; choose from {', '.join(demos.DEMONSTRATIONS)}.")
+            names = self.arguments["names"]
             wanted = [names] if isinstance(names, str) else list(names)
-        except (TypeError, KeyError) as error:
-            raise UsageError(f"The experiment {self.name!r} cannot be: {error}.") from None
-        demos.check(wanted)
-        return wanted
+            demos.check(wanted)
+            return wanted
 
     def demonstrate(self, out: Path) -> None:
         """Runs the demonstrations it names into a folder."""
@@ -108,3 +131,10 @@ class Experiment:
         if over != run.swept:
             return UsageError(f"It takes a sweep over {over}." if over else "It takes a comparison, not a sweep.")
         return UsageError(f"It takes a run with {', '.join(lacking)}.") if lacking else run
+
+
+def _check_names(what: str, given: Mapping[str, Any], made: Callable[..., Any]) -> None:
+    """UsageError where something is given that is no argument of what is made of it."""
+    known = inspect.signature(made).parameters
+    if unknown := [name for name in given if name not in known]:
+        raise UsageError(f"{what} has {shown(unknown[0])}; choose from {', '.join(known)}.")

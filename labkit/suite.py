@@ -64,16 +64,10 @@ class Suite:
         """What each experiment with trials consists of; UsageError, which names it, where that cannot be."""
         found = {}
         for name, experiment in self.experiments.items():
-            try:
-                if experiment.demonstrates:
-                    experiment.demonstrated()
-                else:
-                    found[name] = experiment.plan(self.quick, self.repeat)
-                    found[name].check()
-                    for load in {trial.workload for trial in found[name].trials()}:
-                        load.schedule()
-            except UsageError as error:
-                raise UsageError(f"In the experiment {name!r}: {error}") from None
+            if experiment.demonstrates:
+                experiment.demonstrated()
+            else:
+                found[name] = experiment.plan(self.quick, self.repeat)
         for name, table in self.charts.items():
             if not (of := named(table)) or set(of) - set(self.tables):
                 fix = f"it is of experiments, {', '.join(self.tables)}, as an overlay or as cost, loss and weights"
@@ -112,15 +106,20 @@ def load(path: Path = REFERENCE, seed: int = 1, repeat: int | None = None, quick
         raise UsageError(f"The suite {str(path)!r} cannot be kept as JSON: {error}; write it as text.") from None
     if wrong := set(tables) - {"title", "claims", "experiment", "chart"}:
         raise UsageError(f"The suite {str(path)!r} has {min(wrong)!r}; it is of title, claims, experiment and chart.")
+    title, claimed = tables.get("title", path.stem), tables.get("claims", False)
+    if not isinstance(title, str) or not isinstance(claimed, bool):
+        raise UsageError(
+            f"The suite {str(path)!r} has title {shown(title)} and claims {shown(claimed)}; write a text, and true or "
+            "false."
+        )
     for kind in ("experiment", "chart"):
         found = tables.setdefault(kind, {})
         if not isinstance(found, dict) or not all(isinstance(table, dict) for table in found.values()):
             raise UsageError(f"The suite {str(path)!r} has {kind} {shown(found)}; write each as a table [{kind}.NAME].")
     mine = dict(tables["experiment"])
-    theirs = {name: each.to_table() for name, each in load_claims()[0].items()} if tables.get("claims") else {}
+    theirs = {name: each.to_table() for name, each in load_claims()[0].items()} if claimed else {}
     if both := set(mine) & set(theirs):
         raise UsageError(f"The suite's experiment {min(both)!r} is called as one of the claims'; rename it.")
-    title = str(tables.get("title", path.stem))
     return Suite(
         title,
         mine | theirs,

@@ -507,6 +507,8 @@ def test_a_folder_that_holds_something_is_refused_and_a_suites_says_how_to_go_on
     assert "swept' already holds something, which is kept as it is; choose another folder.\n" in capsys.readouterr().err
     untouched(out, "--suite", path, "--out", path, folder=tmp_path)
     assert "small.toml' already holds something" in capsys.readouterr().err
+    untouched(out, "--suite", path, "--out", f"{path}/out", folder=tmp_path)
+    assert "small.toml/out' cannot be made (Not a directory); choose another.\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

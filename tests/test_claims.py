@@ -307,8 +307,8 @@ def test_a_damaged_file_of_claims_is_one_sentence(tmp_path: Path, text: str, wor
 
 def test_an_experiment_that_cannot_be_is_refused(tmp_path: Path) -> None:
     for arguments, words in (
-        ({"rates": 1}, "The experiment 'e' cannot be: got an unexpected keyword argument 'rates'"),
-        ({"workload": {"speeed": 1}}, "The experiment 'e' cannot be: Workload"),
+        ({"rates": 1}, "In the experiment 'e': it has 'rates'; choose from workload"),
+        ({"workload": {"speeed": 1}}, "In the experiment 'e': workload has 'speeed'; choose from rate"),
         ({"workload": {"rate": 0}}, "rate is 0"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -51,6 +51,7 @@ def test_a_collection_is_the_runs_of_a_suite_by_name_in_the_suites_order(folder:
     assert [run.folder for run in found.values()] == [folder / "b", folder / "a"]
     assert all(isinstance(run, Run) for run in found.values())
     assert found["a"] is found["a"]
+    assert repr(found) == "2 runs: b, a"
     assert "a" in found
     assert "c" not in found
     assert 5 not in found

@@ -157,6 +157,7 @@ def test_what_is_equal_is_the_same_and_counted_so(calm: Run) -> None:
         f"{same} figures compared: 0 exceed the intervals, 0 within them, {same} the same, 0 without an interval."
     )
     assert str(found).endswith(found.counts)
+    assert repr(found) == str(found)
     assert found.frame[found.frame["verdict"] == "the same"]["ratio"].eq(1).all()
 
 
