@@ -47,6 +47,7 @@ class Dashboard(widgets.VBox):
     def __init__(self, out: Path | str = "runs") -> None:
         self._out = _folder(out)
         self._job: Job | None = None
+        self._busy = False
         self._pictures: dict[str, Drawn] = {}
         self._shown = NOTHING
         self._lock = threading.RLock()
@@ -86,26 +87,26 @@ class Dashboard(widgets.VBox):
         setting = self._controls.setting
         if setting is None or self._busy:
             return
-        self._job = Job(planned(**setting.arguments()), self._new_folder(), self._refresh)
+        self._job, self._busy = Job(planned(**setting.arguments()), self._new_folder(), self._refresh), True
         self._pictures, self._link.value = {}, ""
         self._view.value = Measure.LATENCY if self._view.value == OVERLAID else self._view.value
         self._attempt(self._carry_out, self._job)
         self._refresh()
 
     def _carry_out(self, job: Job) -> None:
-        job.run()
-        with self._lock:
-            self._history.options = runs = self._runs()
-            self._history.value = tuple(folder for _, folder in runs if folder == str(job.folder))
-        self._refresh()
+        """Nothing can be chosen in the history before the job's own run is: it would be chosen in its place."""
+        try:
+            job.run()
+        finally:
+            with self._lock:
+                self._history.options = runs = self._runs()
+                self._busy = False
+                self._history.value = tuple(folder for _, folder in runs if folder == str(job.folder))
+            self._refresh()
 
     def _on_cancel(self, _: Any) -> None:
         if self._job:
             self._job.cancel()
-
-    @property
-    def _busy(self) -> bool:
-        return self._job is not None and self._job.state is State.RUNNING
 
     def _on_choice(self, _: Any) -> None:
         setting = self._controls.setting
@@ -195,7 +196,7 @@ class Dashboard(widgets.VBox):
         with self._lock:
             job, busy = self._job, self._busy
             self._run.disabled = busy or self._controls.setting is None
-            self._cancel.disabled = not busy
+            self._cancel.disabled = not (busy and job and job.state is State.RUNNING)
             self._history.disabled = busy
             self._export.disabled = busy or not self._history.value
             if job:

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+import threading
 import time
 import zipfile
 from types import SimpleNamespace
@@ -81,6 +82,22 @@ def test_cancel_keeps_what_is_done(board, until):
     until(lambda: board._history.options)
     assert len(Run(board._history.options[0][1]).recordings) == 1
     until(lambda: not board._run.disabled)
+
+
+def test_nothing_can_be_chosen_before_the_history_has_the_run_that_ended(board, until, monkeypatch):
+    done(board, until)
+    waits, found = threading.Event(), board._runs
+    monkeypatch.setattr(board, "_runs", lambda: waits.wait(30) and found())
+    board._run.click()
+    board._cancel.click()
+    try:
+        until(lambda: said(board).startswith("Cancelled"))
+        assert (board._run.disabled, board._history.disabled, board._export.disabled) == (True, True, True)
+        assert board._cancel.disabled
+    finally:
+        waits.set()
+    until(lambda: not board._history.disabled)
+    assert not board._run.disabled
 
 
 def test_a_handler_returns_at_once(board):

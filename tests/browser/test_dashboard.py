@@ -42,8 +42,7 @@ def test_cancel_takes_effect_at_once_and_keeps_what_is_done(lab: Lab, board: Boa
     history = board.page.get_by_role("listbox", name="History")
     history.get_by_role("option", name=re.compile(r"\(\d trials\)")).wait_for()
     assert board.chart("Latency").is_visible()
-    board.button("Run").wait_for()
-    assert board.button("Run").is_enabled()
+    wait_until(board.button("Run").is_enabled)
 
 
 WRONG = [("Rate", "0"), ("Rate", "many"), ("Size", "1"), ("Subscribers", "1.5"), ("Duration", "-1"), ("Poll every", "")]
@@ -118,6 +117,7 @@ def test_the_keyboard_does_it_all(lab: Lab, board: Board) -> None:
     tab_to(board, "Cancel")
     press("Enter")
     board.says("^Cancelled")
+    wait_until(board.page.get_by_label("History").is_enabled)
     tab_to(board, "History")
     press("ArrowDown")
     tab_to(board, "Export")
