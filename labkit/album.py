@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from labkit import charts, choice
 from labkit.claims import load as load_claims
 from labkit.collection import Collection
@@ -14,7 +12,28 @@ from labkit.demos import FILE
 from labkit.errors import UsageError, shown
 from labkit.evidence import demonstrations
 from labkit.looks import Chart
+from labkit.results import Run
 from labkit.suite import named
+
+
+def readable(found: Collection) -> tuple[dict[str, Run], dict[str, str]]:
+    """The runs that can be shown; and what of the suite is lacking, by experiment, in words."""
+    runs: dict[str, Run] = {}
+    lacking: dict[str, str] = {}
+    for name, table in found.about["suite"]["tables"].items():
+        place = found.folder / name
+        try:
+            if not place.exists():
+                lacking[name] = "it was not begun, so nothing of it is shown"
+            elif table.get("kind") == "demonstrations":
+                _ = demonstrations(place)
+            else:
+                run = found[name] if name in found else Run(place)
+                lacking.update((name, said) for said in run.lacking.values())
+                runs[name] = run
+        except UsageError as error:
+            lacking[name] = f"nothing of it is shown: {error}"
+    return runs, lacking
 
 
 def drawings(found: Collection) -> dict[str, Callable[[], Chart]]:
@@ -24,17 +43,17 @@ def drawings(found: Collection) -> dict[str, Callable[[], Chart]]:
     """
     several = {name for table in found.charts.values() for name in named(table)}
     album: dict[str, Callable[[], Chart]] = {}
-    for name, run in found.items():
+    for name, run in readable(found)[0].items():
         if name not in {*load_claims()[0], *several}:
             mine = charts.drawings(run, every=False)
             album |= {f"{name}/{chart}": partial(draw, run) for chart, draw in mine.items()}
     return album | {name: partial(_several, found, name, table) for name, table in found.charts.items()}
 
 
-def save(found: Collection, out: Path) -> list[Path]:
-    """Draws every chart and writes all to out/NAME.{png,svg}; returns the paths."""
-    album = tqdm(drawings(found).items(), desc="charts", unit="chart", leave=False)
-    return charts.write({name: charts.files(draw()) for name, draw in album}, out)
+def save(found: Collection, out: Path) -> tuple[list[Path], dict[str, str]]:
+    """Writes every chart that can be drawn to out/NAME.{png,svg}; returns the paths, and what is lacking and why."""
+    written, undrawn = charts.write(drawings(found), out)
+    return written, readable(found)[1] | undrawn
 
 
 def _several(found: Collection, name: str, table: Any) -> Chart:
@@ -44,10 +63,14 @@ def _several(found: Collection, name: str, table: Any) -> Chart:
     if not named(table):
         fix = "it is of overlay, with a run for each label, or of cost, loss and weights"
         raise UsageError(f"The chart {name!r} is {shown(table)}; {fix}.")
+    for name in named(table):
+        if name in found.about["suite"]["tables"] and name not in found:
+            raise UsageError(f"The run {name!r} was not begun; `labkit reference --resume {found.folder}` goes on.")
     if "overlay" in table:
         return charts.overlay({label: found[experiment] for label, experiment in table["overlay"].items()})
     facts = [demonstrations(path.parent).demonstrations for path in sorted(found.folder.glob(f"[!.]*/{FILE}"))]
     tried = [frame[frame["demonstration"] == "reach"] for frame in facts]
     if reach := [frame for frame in tried if len(frame)]:
-        return charts.ranking(choice.table(found[table["cost"]], found[table["loss"]], reach[0]), table["weights"])
+        cost, loss = found[table["cost"]], found[table["loss"]]
+        return charts.ranking(choice.table(cost, loss, reach[0]), table["weights"], [cost, loss])
     raise UsageError(f"The chart {name!r} needs demonstrations of reach, and {str(found.folder)!r} has none.")

@@ -31,10 +31,7 @@ def begin(suite: Suite, out: Path, argv: list[str]) -> Collection:
     """Carries a suite out into a new or empty folder. UsageError for what cannot be, before anything starts."""
     plans = suite.plans()
     _check_new(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"The folder {str(out)!r} cannot be made ({error.strerror}); choose another.") from None
+    disk.folder(out)
     about = {
         "schema": SCHEMA,
         "argv": [manifest.nameless(word) for word in argv],

@@ -8,6 +8,9 @@ from pathlib import Path
 from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.trial import Measure, Timings, Trial
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
+"""Holds words together where a line is wrapped; then it is drawn as any other."""
+
 RETRYING = ("webhook", "resthooks")
 """The protocols whose recovery is to deliver again, as Standard Webhooks does."""
 
@@ -32,8 +35,8 @@ def setting(trials: Sequence[Trial], alone: bool = True) -> list[str]:
     said[_retries(waits)] = bool(recovering) and waits.attempts > 1
     way = ", ".join(words for words, true in said.items() if true)
     if (repeats := max(trial.repeat for trial in trials)) > 1:
-        thin = " (thin lines: each alone)" if alone and first.measure is Measure.LATENCY else ""
-        way += f"; {repeats} repeats, pooled{thin}"
+        way += f"; {repeats}{NO_BREAK}repeats"
+        way += " (thin lines: each alone)" if alone and first.measure is Measure.LATENCY else ""
     many = max(each.subscribers for each in loads) > 1
     hosts = f"{_range(each.subscribers for each in loads)} subscriber{'s' if many else ''}"
     to = f"from {hosts}, each answered alone" if first.duplex else f"to {hosts}"
@@ -141,7 +144,7 @@ def further(kinds: Iterable[Sequence[str]]) -> list[str]:
     return [f"Further outages after that one: {named}"] if later else []
 
 
-def percent(part: int, whole: int) -> str:
+def percent(part: float, whole: float = 100) -> str:
     """A share that reads 0 % or 100 % only where it is."""
     share = 100 * part / (whole or 1)
     return f"{share:.0f} %" if part in (0, whole) else f"{min(max(share, 0.1), 99.9):.1f} %"

@@ -4,22 +4,25 @@ Everything drawn or said comes from the run, and one run folder always gives the
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from labkit import disk
 from labkit.captions import byte_count
 from labkit.dialogue import duplex as duplex
+from labkit.errors import UsageError
 from labkit.figures import ENOUGH, METRICS
-from labkit.intervals import LEVEL, Interval, interval
-from labkit.looks import MARGIN, PALE, SOFT, WIDTH, Chart
+from labkit.intervals import MEDIANS, Interval, interval
+from labkit.looks import MARGIN, MARKS, PALE, SOFT, WIDTH, Chart
 from labkit.losses import loss as loss
 from labkit.losses import matrix as matrix
 from labkit.losses import timeline as timeline
@@ -48,8 +51,7 @@ def latency(run: Run | Path | str) -> Chart:
     note = f"""Latency: first arrival minus the time the event was due, all subscribers together. A curve stops where
         fewer than {ENOUGH} deliveries lie beyond it, and says nothing of what never arrived. Dashed: the baselines."""
     if any(recording.trial.repeat > 1 for recording in run.of(Measure.LATENCY)):
-        note += f""" Curves: all repeats pooled. Figures: the median of the repeats, and in brackets between which
-        bounds the bootstrap has {LEVEL:.0%} of such medians."""
+        note += f" Curves: all repeats pooled. Figures: {MEDIANS}."
     title = "Latency: how long after it was due did an event arrive?"
     return draw(run, Measure.LATENCY, title, note, lambda groups: sum(_rows(groups)) - 24, _latency)
 
@@ -60,6 +62,8 @@ def bandwidth(run: Run | Path | str) -> Chart:
     note = """TCP stream bytes at the link: no IP/TCP headers, no retransmissions. Per delivery: the bytes of the load
         by the events that arrived. Set-up and idle: both directions together. A cut bar is longer than drawn.
         Hatched: the baselines."""
+    if any(recording.trial.repeat > 1 for recording in run.of(Measure.BANDWIDTH)):
+        note += " Of several repeats that in the middle is shown."
     title = "Bandwidth: how many bytes does a protocol spend on one event?"
     return draw(run, Measure.BANDWIDTH, title, note, lambda groups: 44 + _starts(groups)[-1], _bandwidth)
 
@@ -88,22 +92,43 @@ def drawings(run: Run, every: bool = True) -> dict[str, Callable[[Run], Chart]]:
 def save(run: Run | Path | str, out: Path) -> list[Path]:
     """Writes each of the run's `drawings` to out, as png and svg; returns the paths."""
     run = opened(run)
-    names = tqdm(drawings(run).items(), desc="charts", unit="chart", leave=False)
-    return write({name: files(drawing(run)) for name, drawing in names}, out)
+    written, _ = write({name: partial(drawing, run) for name, drawing in drawings(run).items()}, out)
+    return written
 
 
-def files(chart: Chart) -> dict[str, bytes]:
-    """The chart as files, by their endings."""
-    return {".png": chart.png(), ".svg": chart.svg()}
+def write(named: Mapping[str, Callable[[], Chart]], out: Path) -> tuple[list[Path], dict[str, str]]:
+    """Draws each chart and writes it to out/NAME.{png,svg}. A name may have a folder in it.
 
-
-def write(drawn: Mapping[str, Mapping[str, bytes]], out: Path) -> list[Path]:
-    """Writes each chart's files to out/NAME.{png,svg}; returns the paths. A name may have a folder in it."""
-    paths = {out / f"{name}{ending}": data for name, each in drawn.items() for ending, data in each.items()}
-    for path, data in paths.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    Returns the paths, and by name why a chart could not be drawn. UsageError, before anything is drawn, where a file
+    that is no chart of labkit has the name of one.
+    """
+    for path in (out / f"{name}{ending}" for name in named for ending in MARKS):
+        if path.exists() and not _is_chart(path):
+            raise UsageError(f"{str(path)!r} is no chart of labkit, and is kept as it is; choose another folder.")
+        disk.folder(path.parent)
+    drawn: dict[Path, bytes] = {}
+    undrawn: dict[str, str] = {}
+    for name, make in tqdm(named.items(), desc="charts", unit="chart", leave=False, disable=not named):
+        try:
+            chart = make()
+        except UsageError as error:
+            undrawn[name] = f"no such chart could be drawn: {error}"
+            continue
+        drawn |= {out / f"{name}.png": chart.png(), out / f"{name}.svg": chart.svg()}
+    for path, data in drawn.items():
         path.write_bytes(data)
-    return list(paths)
+    return list(drawn), undrawn
+
+
+def others(written: Iterable[Path]) -> list[Path]:
+    """The charts that lie beside those just written, and are of another run."""
+    mine = set(written)
+    beside = sorted(path for folder in {path.parent for path in mine} for path in folder.iterdir())
+    return [path for path in beside if path not in mine and path.suffix in MARKS and _is_chart(path)]
+
+
+def _is_chart(path: Path) -> bool:
+    return path.is_file() and MARKS[path.suffix] in path.read_bytes()
 
 
 def _latency(chart: Chart, groups: Groups, top: float) -> None:
@@ -226,13 +251,21 @@ COLUMNS = (
 
 def _costs(group: Group) -> list[_Cost]:
     """Of a delivery (NaN where nothing arrived); of set-up and of an idle second per subscriber, both ways together."""
-    total, mean = group.rows.sum(numeric_only=True), group.rows.mean(numeric_only=True)
-    arrived, hosts = float(total["deliveries"]) or math.nan, group.trial.workload.subscribers
+    rows, hosts = group.rows, group.trial.workload.subscribers
+    arrived = rows["deliveries"].where(rows["deliveries"] > 0)
+    up, down, payload = (rows[name] / arrived for name in ("load_up", "load_down", "payload_bytes"))
+    middle = _middle(up + down)
     return [
-        _Cost(total["load_up"] / arrived, total["load_down"] / arrived, total["payload_bytes"] / arrived),
-        _Cost(0, (mean["setup_up"] + mean["setup_down"]) / hosts),
-        _Cost(0, (mean["idle_up_per_s"] + mean["idle_down_per_s"]) / hosts),
+        _Cost(*(float(each[middle].mean()) for each in (up, down, payload))),
+        _Cost(0, float((rows["setup_up"] + rows["setup_down"]).median()) / hosts),
+        _Cost(0, float((rows["idle_up_per_s"] + rows["idle_down_per_s"]).median()) / hosts),
     ]
+
+
+def _middle(values: "pd.Series[float]") -> "pd.Index[Any]":
+    """Where the median is: at one row, or between two. No row where no value is known."""
+    ordered = values.dropna().sort_values(kind="stable").index
+    return ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
 
 
 def _starts(groups: Groups) -> list[float]:

@@ -215,20 +215,33 @@ def _charts(options: argparse.Namespace, argv: list[str]) -> int:
 
     out = options.out or options.folder / "charts"
     if is_collection(options.folder):
-        paths = album.save(Collection(options.folder), out)
+        paths, lacking = album.save(Collection(options.folder), out)
     else:
-        paths = charts.save(Run(options.folder), out)
+        run = Run(options.folder)
+        paths, lacking = charts.save(run, out), run.lacking
     for path in paths:
         print(path)
-    return 0
+    if beside := charts.others(paths):
+        some = ", ".join(str(path) for path in beside[:3]) + (", ..." if beside[3:] else "")
+        print(f"labkit: charts of another run lie beside these, and were left as they are: {some}", file=sys.stderr)
+    return _lacking(lacking, options.folder)
+
+
+def _lacking(lacking: dict[str, str], folder: Path) -> int:
+    """Says what a run, or an experiment of a suite, lacks; returns the exit status."""
+    for name, said in lacking.items():
+        print(f"labkit: {name or folder}: {said.rstrip('.')}.", file=sys.stderr)
+    if any(lacking):
+        print(f"labkit: `labkit reference --resume {folder}` goes on with what has not finished.", file=sys.stderr)
+    return 1 if lacking else 0
 
 
 def _report(options: argparse.Namespace, argv: list[str]) -> int:
     from labkit.report import save
 
-    save(options.folder, options.out)
+    lacking = save(options.folder, options.out)
     print(options.out)
-    return 0
+    return _lacking(lacking, options.folder)
 
 
 def _compare_runs(options: argparse.Namespace, argv: list[str]) -> int:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from labkit.figures import METRICS
-from labkit.looks import MARGIN, WIDTH, Chart
+from labkit.looks import MARGIN, SOFT, WIDTH, Chart
 from labkit.results import Run, opened
 from labkit.sheet import Group, Groups, draw, heading
 from labkit.trial import Measure
@@ -18,9 +18,9 @@ ROW, HEAD, FOOT = 34.0, 42.0, 66.0
 
 TIMES, BYTES, CONNECTIONS = "p50_ms", "bytes_per_answer", "connections"
 PANELS = {
-    TIMES: (196, 256, "Round trip: median, thick to p90, thin to p99"),
+    TIMES: (196, 256, "Round trip"),
     BYTES: (680, 200, "Request and answer"),
-    CONNECTIONS: (944, WIDTH - MARGIN - 944, "Connections, per subscriber"),
+    CONNECTIONS: (944, WIDTH - MARGIN - 944, "Connections"),
 }
 """Left edge, width and heading of the panel of each column."""
 
@@ -31,10 +31,10 @@ def duplex(run: Run | Path | str) -> Chart:
     """How long a request takes to be answered, in how many TCP stream bytes and over how many connections."""
     run = opened(run)
     note = """Round trip: from when the request was due to when its answer was there; a percentile is given where enough
-        answers lie beyond it. Bytes: of the TCP streams at the link, in both directions, by answers. Connections: those
-        opened through the link from set-up to the last answer, by subscribers; a producer's POSTs share those to one
-        host, here all subscribers. A subscriber's own POSTs go one after the other over one connection, so with a
-        distance they queue. Dashed and hatched: the baselines."""
+        answers lie beyond it. Of repeats the median is shown. Bytes: of the TCP streams at the link, in both
+        directions, by answers. Connections: those opened through the link from set-up to the last answer, by
+        subscribers; a producer's POSTs share those to one host, here all subscribers. A subscriber's own POSTs go one
+        after the other over one connection, so with a distance they queue. Dashed and hatched: the baselines."""
     title = "Duplex: what does it take to ask, and to be answered?"
 
     def height(groups: Groups) -> float:
@@ -62,10 +62,18 @@ def _duplex(chart: Chart, groups: Groups, top: float) -> None:
         metric, axes = METRICS[name], chart.panel(left, top + 20, width, y)
         axes.set(ylim=(y, 0), yticks=())
         axes.spines["left"].set_visible(False)
-        chart.write(left, top + 6, words, fontweight="bold")
+        end = chart.write(left, top + 6, words, fontweight="bold")
+        chart.write(end + 8, top + 6, {TIMES: _lines(rows), CONNECTIONS: "per subscriber"}.get(name, ""), color=SOFT)
         unit = metric.unit + (", log scale" if name == TIMES else "")
         axes.set_xlabel(f"{unit}  (← {metric.better} is better)")
         (_dots if name == TIMES else _bars)(axes, rows, name)
+
+
+def _lines(rows: dict[float, Group]) -> str:
+    """What a mark and its lines are, as far as there are any."""
+    ends = {"thick line to p90": "p90_ms", "thin to p99": "p99_ms"}
+    there = [words for words, name in ends.items() if any(_value(group, name) > 0 for group in rows.values())]
+    return ", ".join(["median", *there])
 
 
 def _value(group: Group, name: str) -> float:

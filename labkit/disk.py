@@ -6,6 +6,16 @@ A process killed at any point, or a disk that fills up, leaves the file that was
 import os
 from pathlib import Path
 
+from labkit.errors import UsageError
+
+
+def folder(path: Path) -> None:
+    """Makes a folder, and those it is in; UsageError where a file is in its way, or the system does not allow it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"The folder {str(path)!r} cannot be made ({error.strerror}); choose another.") from None
+
 
 def write(path: Path, data: bytes | str) -> None:
     """Writes a file anew; OSError where there is no room, and then the old one is as it was."""

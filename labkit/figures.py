@@ -46,7 +46,7 @@ METRICS = {
     "producer_us_per_event": Metric("Producer's CPU per event", "µs", 1, "lower"),
     "consumer_us_per_delivery": Metric("Consumer's CPU per delivery", "µs", 1, "lower"),
     "cpu_us_per_delivery": Metric("CPU per delivery, all processes", "µs", 1, "lower"),
-    "connections": Metric("Connections", "connections", 0, "lower"),
+    "connections": Metric("Connections in all", "connections", 0, "lower"),
     "bytes_per_answer": Metric("Bytes per request and answer", "bytes", 1, "lower"),
     "lost": Metric("Lost", "deliveries", 0, "lower"),
     "noticed_ms": Metric("Time to notice", "ms", 1, "lower"),

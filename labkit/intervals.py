@@ -23,6 +23,11 @@ from labkit.results import Run
 from labkit.trial import Measure
 
 LEVEL = 0.95
+MEDIANS = (
+    f"the median of the repeats, and in brackets between which bounds the bootstrap has {LEVEL:.0%} of such medians"
+)
+"""What a figure with an interval is, in a chart's notes."""
+
 EVERY = 5
 """Up to so many repeats every draw is made, which are 3,125; of more, as many as `DRAWS`, with a seed."""
 

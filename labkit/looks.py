@@ -38,6 +38,10 @@ STYLE = {
 }
 
 
+MAKER = "labkit"
+MARKS = {".png": f"Software\0{MAKER}".encode(), ".svg": f"<dc:title>{MAKER}</dc:title>".encode()}
+"""What tells a chart of labkit from another file, by its ending."""
+
 _STYLING = threading.RLock()
 
 
@@ -95,6 +99,7 @@ class Chart(Figure):
     def packed(self, image: Image.Image, **how: Any) -> bytes:
         """A picture as a PNG file that bears the title and the alt text."""
         file, about = io.BytesIO(), PngInfo()
+        about.add_text("Software", MAKER)
         about.add_itxt("Title", self.title)
         about.add_itxt("Description", self.alt)
         image.save(file, "png", pnginfo=about, **how)
@@ -102,7 +107,7 @@ class Chart(Figure):
 
     def svg(self) -> bytes:
         """The drawing with its alt text inside."""
-        file, about = io.BytesIO(), {"Title": self.title, "Description": self.alt, "Creator": "labkit", "Date": None}
+        file, about = io.BytesIO(), {"Title": self.title, "Description": self.alt, "Creator": MAKER, "Date": None}
         with styled():
             self.savefig(file, format="svg", metadata=about)
         return file.getvalue()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from labkit.audit import Fate, Outcome
 from labkit.captions import percent
 from labkit.errors import UsageError
+from labkit.intervals import MEDIANS, Interval
 from labkit.looks import INK, MARGIN, RULE, SOFT, WIDTH, Chart
 from labkit.outage import OUTAGES, Strikes
 from labkit.protocols import PROTOCOLS
@@ -44,7 +45,11 @@ def loss(run: Run | Path | str, outage: str | None = None) -> Chart:
     run = opened(run)
     kind, others = _kind(run, outage)
     more = f"This is {kind} alone: the matrix shows every kind of outage in this run ({others})." if others > 1 else ""
-    note = f"{more} Owed: every event offered while the subscription stood, the outage included. {INCONCLUSIVE}"
+    pooled = any(recording.trial.repeat > 1 for recording in run.of(Measure.LOSS))
+    repeated = f"Bars: all repeats pooled. Figures: {MEDIANS}." if pooled else ""
+    note = (
+        f"{more} Owed: every event offered while the subscription stood, the outage included. {repeated} {INCONCLUSIVE}"
+    )
     title = "Disconnect-loss: what became of the events when the link broke?"
     if kind in OUTAGES and (struck := OUTAGES[kind].strikes) is not Strikes.LINK:
         title = f"Disconnect-loss: what became of the events when the {struck} broke?"
@@ -54,9 +59,11 @@ def loss(run: Run | Path | str, outage: str | None = None) -> Chart:
 def matrix(run: Run | Path | str) -> Chart:
     """What every kind of outage costs every protocol: the share lost, who knew, duplicates, the time to recover."""
     whole = opened(run)
-    note = f"""Share lost: of every event offered while the subscription stood, the outage included. Back in: from the
-        end of the last outage until the last subscriber had all it was still to get, and something new; the median of
-        repeats. {INCONCLUSIVE}"""
+    pooled = any(recording.trial.repeat > 1 for recording in whole.of(Measure.LOSS))
+    repeated = f"Share and duplicates: {MEDIANS}. Who knew: all repeats pooled." if pooled else ""
+    note = f"""Share lost: of every event offered while the subscription stood, the outage included. {repeated}
+        Back in: from the end of the last outage until the last subscriber had all it was still to get, and something
+        new{"; the median too" if pooled else ""}. {INCONCLUSIVE}"""
     title = "Outage matrix: what does each way to break cost each protocol?"
 
     def height(groups: Groups) -> float:
@@ -79,16 +86,15 @@ def timeline(run: Run | Path | str, guarantee: Guarantee | str | None = None, ou
     there = list(dict.fromkeys(str(recording.trial.guarantee) for recording in run.of(Measure.LOSS)))
     if there and not set(wanted) & set(there):
         raise UsageError(f"This run has no loss trial with {wanted[0]}; choose from {', '.join(there)}.")
-    repeats = max((recording.trial.repeat for recording in run.of(Measure.LOSS)), default=1)
-    first = min((recording.trial.repeat for recording in run.of(Measure.LOSS)), default=1)
-    alone = f"Of {repeats} repeats the first is shown." if repeats > first else ""
+    chosen, repeats = _in_the_middle(run, kind)
+    alone = f"Of {repeats} repeats of each that in the middle is shown, by its share lost." if repeats > 1 else ""
     more = f"This is {kind} alone, of {others} kinds of outage in this run." if others > 1 else ""
     note = f"""{more} {alone} Where marks share a pixel, the worse fate is shown, so no loss is hidden. Where there is
         no mark, nothing was offered. {INCONCLUSIVE}"""
     title = "Timeline: what became of each event, for each subscriber?"
 
     def only(trial: Trial) -> bool:
-        return outage_of(trial) == kind and trial.guarantee in wanted and trial.repeat == first
+        return trial in chosen and trial.guarantee in wanted
 
     return draw(run, Measure.LOSS, title, note, _timeline_height, _timeline, only)
 
@@ -101,6 +107,20 @@ def _kind(run: Run, wanted: str | None) -> tuple[str, int]:
     return wanted or (kinds[0] if kinds else "none"), len(kinds)
 
 
+def _in_the_middle(run: Run, kind: str) -> tuple[set[Trial], int]:
+    """Of the repeats of each trial with this outage the one whose share lost is their median, and how many there are.
+
+    Of an even number it is the one with the lower share.
+    """
+    repeats: dict[tuple[str, ...], list[tuple[float, int, Trial]]] = {}
+    for recording in run.of(Measure.LOSS):
+        trial, lost = recording.trial, recording.outcome.lost / (int(recording.outcome.owed.sum()) or 1)
+        if outage_of(trial) == kind:
+            repeats.setdefault((trial.protocol, trial.guarantee, trial.payload), []).append((lost, trial.repeat, trial))
+    chosen = {sorted(mine, key=lambda each: each[:2])[(len(mine) - 1) // 2][2] for mine in repeats.values()}
+    return chosen, max(map(len, repeats.values()), default=1)
+
+
 def _kinds(members: list[Group]) -> list[str]:
     return list(dict.fromkeys(group.outage for group in members))
 
@@ -109,8 +129,30 @@ def _fates(group: Group) -> str:
     return ", ".join(f"{group.count(fate):,} {FATES[fate][0]}" for fate in FATES if group.count(fate))
 
 
+def _lost(group: Group) -> tuple[str, str]:
+    """The share lost, and its bounds where it differs from repeat to repeat."""
+    found = group.lost_percent
+    median, low, high = (percent(0.0 if math.isnan(value) else value) for value in found)
+    return median, f"{low.removesuffix(' %')} to {high}" if low != high else ""
+
+
+def _short(bounds: Interval) -> str:
+    """Bounds in percent for a cell, in as few digits as tell them apart; none where they are the same."""
+    low, high = (f"{value:.{0 if value >= 10 else 1}f}".removesuffix(".0") for value in bounds[1:])
+    return f"({low}–{high})" if low != high else ""
+
+
+def _again(group: Group) -> str:
+    """How many duplicates came, with a sign; where some repeats had none, between which bounds."""
+    found = group.duplicated
+    if found.median >= 1 or not group.rows["duplicated"].any():
+        return f"+{found.median:,.0f}" if found.median else ""
+    return f"+0 to {group.rows['duplicated'].max():,.0f}"
+
+
 def _duplicates(group: Group) -> str:
-    return f"+{group.duplicated:,} duplicate{'s' if group.duplicated > 1 else ''}" if group.duplicated else ""
+    words = _again(group)
+    return words and f"{words} duplicate{'s' if words != '+1' else ''}"
 
 
 def _loss_height(groups: Groups) -> float:
@@ -147,16 +189,17 @@ def _shares(axes: Axes, y: float, group: Group) -> str:
         share = 100 * group.count(fate) / (owed or 1)
         axes.barh(y, share, left=at, height=24, color=colour, hatch=hatch, ec="white", lw=0)
         at += share
-    lines = [f"{group.verdict}: {percent(lost, owed)} lost", f"{lost:,} of {owed:,}"]
+    (median, bounds), count = _lost(group), f"{lost:,} of {owed:,}"
+    lines = [f"{group.verdict}: {median} lost", f"({bounds})" if bounds else "", count]
     if group.verdict == "inconclusive":
-        lines = [group.verdict, f"{percent(lost, owed)} missing", lines[1]]
+        lines = [group.verdict, f"{percent(lost, owed)} missing", count]
         axes.barh(y, 100, height=36, color="none", hatch="..", ec=SOFT, lw=1, ls="--", clip_on=False)
-    lines += filter(None, [_duplicates(group)])
+    lines = [line for line in (*lines, _duplicates(group)) if line]
     for number, line in enumerate(lines):
         how: dict[str, Any] = {"fontsize": 8} if number else {"fontweight": "bold"}
         down = 9.4 * (number - (len(lines) - 1) / 2)
         axes.annotate(line, (100, y), (7, -down), **BESIDE, **how)
-    return f"{group.label} {', '.join(lines)} ({_fates(group)})"
+    return f"{group.label} {', '.join(lines).replace(', (', ' (')} ({_fates(group)})"
 
 
 CELL, NAMES = 44.0, 152.0
@@ -197,7 +240,7 @@ def _matrix(chart: Chart, groups: Groups, top: float, failed: Iterable[str]) -> 
             for number, (protocol, payload) in enumerate(order):
                 if group := cells.get((kind, protocol, payload)):
                     words = _cell(axes, number * width, y, width, group)
-                    clean = group.verdict == "complete" and not group.duplicated
+                    clean = group.verdict == "complete" and not _again(group)
                     whole += [group.label] if clean else []
                     told += [] if clean else [f"{group.label} {words}"]
                 else:
@@ -233,22 +276,24 @@ def _cell(axes: Axes, x: float, y: float, width: float, group: Group) -> str:
     owed, counts = group.count(*Fate), {fate: group.count(fate) for fate in LOST}
     lost = sum(counts.values())
     open_end = group.verdict == "inconclusive"
-    colour = next(colour for limit, _, colour in STEPS if lost * 100 <= limit * owed)
+    share, bounds = _lost(group)
+    at_least = max(group.lost_percent.median, 0.01) if lost else 0.0  # white is for what no repeat lost
+    colour = next(colour for limit, _, colour in STEPS if at_least <= limit)
     axes.barh(y + CELL / 2, width - 4, CELL - 4, x + 2, color="white" if open_end else colour, ec=RULE, lw=1)
     back = float(group.rows["recovered_ms"].median())
     after = "never back" if _still_owed(group) else "nothing due after it"
     after = after if math.isnan(back) else f"back in {back:,.0f} ms"
-    first, second = percent(lost, owed), after
+    first, second = share, after
     if open_end:
         axes.barh(y + CELL / 2, width - 4, CELL - 4, x + 2, color="none", ec=SOFT, lw=1, ls="--")
-        first, second = "inconclusive", f"{first} missing"
+        first, second, bounds = "inconclusive", f"{percent(lost, owed)} missing", ""
     ink = "white" if not open_end and colour in [dark for _, _, dark in STEPS[4:]] else INK
     how: dict[str, Any] = {"va": "center_baseline", "color": ink}
     weight = "bold" if lost or open_end else "normal"
     axes.text(x + 9, y + 12, first, fontsize=9 if open_end else 10, fontweight=weight, **how)
+    beside = [bounds and _short(group.lost_percent), _again(group).replace(" to ", "–")]
+    axes.text(x + width - 9, y + 12, " ".join(filter(None, beside)), fontsize=8, ha="right", **how)
     axes.text(x + 9, y + 26, second, fontsize=8, **how)
-    again = f"+{group.duplicated:,}" if group.duplicated else ""
-    axes.text(x + width - 9, y + 12, again, fontsize=8, ha="right", **how)
     if lost:
         axes.barh(y + CELL - 10.5, width - 5, 1, x + 2.5, color="white", lw=0)
     at = x + 2.5
@@ -257,7 +302,8 @@ def _cell(axes: Axes, x: float, y: float, width: float, group: Group) -> str:
         axes.barh(y + CELL - 6, part, 8, at, color=FATES[fate][1], lw=0)
         at += part
     knew = ", ".join(f"{count:,} {FATES[fate][0]}" for fate, count in counts.items() if count)
-    words = filter(None, [f"{first}{'' if open_end else ' lost'}", second, _duplicates(group)])
+    lost_words = first if open_end else f"{first} lost{bounds and f' ({bounds})'}"
+    words = filter(None, [lost_words, second, _duplicates(group)])
     return ", ".join(words) + (f" ({knew})" if knew else "")
 
 

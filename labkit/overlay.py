@@ -30,8 +30,7 @@ LETTERS = "ABCDEFGH"
 TITLE = "Overlay: what changed between these runs?"
 NOTES = {
     Measure.LATENCY: "Latency: first arrival minus the time the event was due.",
-    Measure.BANDWIDTH: """Bytes: TCP stream bytes of the load at the link, from producer to consumer, by the events that
-        arrived.""",
+    Measure.BANDWIDTH: "Bytes: TCP stream bytes of the load at the link, both ways, by the events that arrived.",
     Measure.LOSS: "Share lost: of every event offered while the subscription stood, the outage included.",
 }
 
@@ -72,7 +71,7 @@ class Panel(NamedTuple):
 
 
 def _bytes(row: Mapping[str, Any]) -> float:
-    return float(row["load_down"] / row["deliveries"]) if row["deliveries"] else math.nan
+    return float(row["load_up"] + row["load_down"]) / row["deliveries"] if row["deliveries"] else math.nan
 
 
 def _lost(row: Mapping[str, Any]) -> float:
@@ -259,7 +258,7 @@ def _cautions(found: Mapping[str, Found]) -> list[str]:
 def _notes(panels: list[Panel], more: list[str]) -> list[str]:
     """What the figures that are shown mean, and whatever else there is to know of them, in lines."""
     meant = dict.fromkeys(NOTES[panel.measure] for panel in panels)
-    return textwrap.wrap(" ".join(" ".join([*meant, *more]).split()), 190)
+    return textwrap.wrap(" ".join(" ".join([*meant, *more]).split()), 190, break_on_hyphens=False)
 
 
 def _key(chart: Chart, y: float, letter: str, label: str, words: list[str]) -> None:

@@ -67,31 +67,42 @@ class Picture(NamedTuple):
 Pictures = Mapping[str, Picture]
 
 
-def save(folder: Path, out: Path) -> None:
-    """Writes the page of a run or of a suite's folder; UsageError where `folder` is neither, or `out` no such page."""
+def save(folder: Path, out: Path) -> dict[str, str]:
+    """Writes the page of a run or of a suite's folder; returns what is not shown, as it says itself.
+
+    UsageError where `folder` is neither, or `out` is no such page.
+    """
     if out.is_dir():
         raise UsageError(f"{str(out)!r} is a folder; name a file in it, as {str(out / 'report.html')!r}.")
     if out.exists() and not (out.is_file() and MARK in out.read_bytes()[:500]):
         raise UsageError(f"{str(out)!r} is no report of labkit, and is kept as it is; choose another name.")
-    text = page(folder)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _ = Collection(folder) if is_collection(folder) else Run(folder)
+    disk.folder(out.parent)
+    text, lacking = _page(folder)
     disk.write(out, text)
+    return lacking
 
 
 def page(folder: Path) -> str:
     """The page as HTML."""
+    return _page(folder)[0]
+
+
+def _page(folder: Path) -> tuple[str, dict[str, str]]:
+    """The page, and what it does not show."""
     suite = Collection(folder) if is_collection(folder) else None
-    runs: dict[str, Run] = {"": Run(folder)} if suite is None else dict(suite)
+    runs, lacking = album.readable(suite) if suite is not None else _alone(Run(folder))
     about = runs[""].manifest if suite is None else suite.about
     claimed = set() if suite is None else set(claims.load()[0])
     kept = [] if suite is None else [folder / collection.FILE, *sorted(folder.glob(f"[!.]*/{demos.FILE}"))]
     figures = {name: summary(run) for name, run in runs.items()}
     pictures, undrawn = _pictures(_of_one(runs[""]) if suite is None else album.drawings(suite))
+    lacking |= undrawn
     trials = [recording.trial for run in runs.values() for recording in run.recordings]
     main = next((name for name in runs if name not in claimed), None)
     environment = Environment(autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("labkit").joinpath("data", "report.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    text = environment.from_string(template).render(
         version=version("labkit"),
         title=suite.title if suite is not None else _question(pictures),
         about=about,
@@ -119,7 +130,10 @@ def page(folder: Path) -> str:
             for name, run in runs.items()
         ],
         several=[picture for name, picture in pictures.items() if "/" not in name],
-        cautions=[*_cautions(folder, about, runs), *undrawn.items()],
+        cautions=[
+            *_cautions(runs),  # the place of a folder on this machine is nobody else's business
+            *((name, said.replace(str(folder), folder.name)) for name, said in lacking.items()),
+        ],
         verdicts=_verdicts(folder),
         files={path.name: _data(path.suffix, path.read_bytes()) for path in kept},
         level=f"{LEVEL:.0%}",
@@ -128,11 +142,17 @@ def page(folder: Path) -> str:
         symbols=claims.VERDICTS,
         width=WIDTH,
     )
+    return text, lacking
 
 
 def _question(pictures: Pictures) -> str:
     """What a run is about: its only chart says that of itself."""
     return next(iter(pictures.values())).title if len(pictures) == 1 else TITLE
+
+
+def _alone(run: Run) -> tuple[dict[str, Run], dict[str, str]]:
+    """One run, and what of it is lacking, as of a suite."""
+    return {"": run}, run.lacking
 
 
 def _of_one(run: Run) -> dict[str, Callable[[], Chart]]:
@@ -171,10 +191,10 @@ def _data(suffix: str, data: bytes) -> str:
 
 
 def _files(run: Run, figures: pd.DataFrame) -> dict[str, str]:
-    """The raw numbers, by file name: the run's own tables as far as they are saved, its figures, and its manifest."""
-    paths = [run.folder / name for name in (*(f"{each}.csv" for each in (*Measure, "sweep")), manifest.FILE)]
-    found = {path.name: path.read_bytes() for path in paths if path.exists()}
+    """The raw numbers, by file name: the run's tables, its figures, and its manifest."""
+    found = {name: text.encode() for name, text in run.tables().items()}
     found["figures.csv"] = figures.to_csv(index=False, lineterminator="\n").encode()
+    found[manifest.FILE] = (run.folder / manifest.FILE).read_bytes()
     return {name: _data(Path(name).suffix, data) for name, data in sorted(found.items())}
 
 
@@ -221,7 +241,7 @@ def _table(run: Run, figures: pd.DataFrame) -> dict[str, Any]:
 
 def _common(run: Run, row: Any) -> str:
     """What the rows of a group have in common, in words."""
-    value = VIEWS[run.swept].value.format(row.at) if run.swept else ""
+    value = VIEWS[run.swept].value(row.at) if run.swept else ""
     return " · ".join(filter(None, [f"{row.guarantee}, {MEANING[Guarantee(row.guarantee)]}", row.outage, value]))
 
 
@@ -282,15 +302,9 @@ def _verdicts(folder: Path) -> claims.Verdicts | None:
     return found if answered.any() else None
 
 
-def _cautions(folder: Path, about: Mapping[str, Any], runs: Mapping[str, Run]) -> Iterator[tuple[str, str]]:
-    """What a reader has to know of this run besides its noise: the experiment, and what there is about it."""
-    for name in about.get("suite", {}).get("tables", {}):
-        if name not in runs and not (folder / name / demos.FILE).exists():
-            yield name, "it was not begun, so nothing of it is shown"
+def _cautions(runs: Mapping[str, Run]) -> Iterator[tuple[str, str]]:
+    """What a reader has to know of these runs besides their noise: the experiment, and what there is about it."""
     for name, run in runs.items():
-        planned, finished = run.manifest.get("planned", 0), len(run.recordings)
-        if finished < planned:
-            yield name, f"{finished:,} of its {planned:,} trials have finished"
         if undecided := int((run.loss["verdict"] == "inconclusive").sum()):
             words = "something was still on its way at the end, so what is missing there is not called lost"
             yield name, f"in {undecided:,} of {len(run.loss):,} trials {words}"

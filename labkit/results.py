@@ -56,6 +56,12 @@ class Run:
         loaded = [load(self.folder, self.files[name], offers) for name in sorted(wanted)]
         return sorted(loaded, key=place)
 
+    @property
+    def lacking(self) -> dict[str, str]:
+        """How much of it has finished, in words, under no name: it is the run's own. Empty where all has."""
+        finished, planned = len(self.recordings), self.manifest.get("planned", 0)
+        return {"": f"{finished:,} of its {planned:,} trials have finished"} if finished < planned else {}
+
     def of(self, measure: Measure) -> list[Recording]:
         """The recordings of one measure."""
         return [recording for recording in self.recordings if recording.trial.measure is measure]
@@ -107,11 +113,19 @@ class Run:
         empty = [name for name in METRICS if name in frame and frame[name].dtype == object]  # None in every row
         return frame.astype(dict.fromkeys(empty, float))
 
+    def tables(self) -> dict[str, str]:
+        """Its CSV files by name: latency, bandwidth, loss, and other measures where there are any; or sweep alone."""
+        frames = {str(measure): measure for measure in Measure if measure in COMPARED or self.of(measure)}
+        frames = {"sweep": Measure.COST} if self.swept else frames
+        return {
+            f"{name}.csv": self._rounded(measure).to_csv(index=False, lineterminator="\n")
+            for name, measure in frames.items()
+        }
+
     def save(self) -> None:
-        """Writes latency.csv, bandwidth.csv and loss.csv; those of other measures where there are any; or sweep.csv."""
-        frames = {measure: measure for measure in Measure if measure in COMPARED or self.of(measure)}
-        for name, measure in {"sweep": Measure.COST}.items() if self.swept else frames.items():
-            self._rounded(measure).to_csv(self.folder / f"{name}.csv", index=False, lineterminator="\n")
+        """Writes its tables into its folder."""
+        for name, text in self.tables().items():
+            (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
 
     def _rounded(self, measure: Measure) -> pd.DataFrame:
         frame: pd.DataFrame = getattr(self, measure)

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from labkit.audit import Fate
-from labkit.captions import further, percent, setting
+from labkit.captions import NO_BREAK, further, percent, setting
+from labkit.intervals import Interval, interval
 from labkit.looks import LOOKS, MARGIN, SOFT, WIDTH, Chart, Look, styled
 from labkit.noise import noise
 from labkit.protocols import PROTOCOLS
@@ -29,7 +30,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Group:
-    """One protocol with one guarantee: all its repeats, pooled. `rows` are theirs in the frame of the measure."""
+    """One protocol with one guarantee: all its repeats. `rows` are theirs in the frame of the measure."""
 
     recordings: list[Recording]
     rows: pd.DataFrame
@@ -61,8 +62,13 @@ class Group:
         return min((recording.outcome.verdict for recording in self.recordings), key=VERDICTS.index)
 
     @property
-    def duplicated(self) -> int:
-        return int(self.rows["duplicated"].sum())
+    def lost_percent(self) -> Interval:
+        """Of what was owed; NaN where that was nothing."""
+        return interval(100 * self.rows["lost"] / self.rows["owed"].where(self.rows["owed"] > 0))
+
+    @property
+    def duplicated(self) -> Interval:
+        return interval(self.rows["duplicated"].astype(float))
 
     def count(self, *fates: Fate) -> int:
         return sum(recording.outcome.count(*fates) for recording in self.recordings)
@@ -117,11 +123,14 @@ def draw(
     own = frame is None
     frame = getattr(run, measure) if frame is None else frame
     chosen = [(number, found) for number, found in enumerate(run.of(measure)) if only(found.trial)]
-    groups = _grouped(chosen, frame)
+    groups, trials = _grouped(chosen, frame), [recording.trial for _, recording in chosen]
+    if all(len(group.recordings) == 1 for members in groups.values() for group in members):
+        trials = [replace(trial, repeat=1) for trial in trials]  # one of each is shown, whichever it is
     lines = [f"This run has no finished {measure} trial, so there is nothing to draw"]
-    lines = setting([recording.trial for _, recording in chosen], alone=own) if chosen else lines
+    lines = setting(trials, alone=own) if chosen else lines
     lines += further([found.record.get("kinds", []) for _, found in chosen])
-    lines += [f"⚠ A noisy machine: {'; '.join(said)}"] if chosen and (said := noise(run, measure)) else []
+    said = noise(run, measure, [found for _, found in chosen]) if chosen else []
+    lines += [f"⚠ A noisy machine: {'; '.join(said)}"] if said else []
     failed = ", ".join(name for name in run.errors if name.startswith(f"{measure}-"))
     failed = failed and f"Failed, and so not shown: {failed}."
     notes = [
@@ -129,7 +138,8 @@ def draw(
         for text in (note if groups else "", failed)
         for line in textwrap.wrap(" ".join(text.split()), 190, break_on_hyphens=False)
     ]
-    shown = [part for line in lines for part in textwrap.wrap(line, 165, break_on_hyphens=False)]
+    shown = [part.replace(NO_BREAK, " ") for line in lines for part in textwrap.wrap(line, 165, break_on_hyphens=False)]
+    lines = [line.replace(NO_BREAK, " ") for line in lines]
     top = 56 + 17 * len(shown) + 12
     with styled():
         chart = Chart(top + (height(groups) if groups else 0) + 17 * len(notes) + 26, title)

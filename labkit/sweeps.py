@@ -35,13 +35,18 @@ TICK = 38
 
 
 class View(NamedTuple):
-    """How the sweep over one parameter is shown: title, the two figures, the axis, one value of it in words, a note."""
+    """How the sweep over one parameter is shown: title, the two figures, the axis, a value's unit, a note."""
 
     title: str
     metrics: tuple[str, str]
     axis: str
-    value: str
+    unit: str
     note: str = ""
+
+    def value(self, value: float) -> str:
+        """A value of the parameter in words."""
+        one = {"events/s": "event/s", "topics": "topic", "subscribers": "subscriber", "bytes": "byte"}
+        return f"{value:,.10g} {one.get(self.unit, self.unit) if value == 1 else self.unit}"
 
 
 LATENCY = "Latency: first arrival minus the time the event was due, all subscribers together."
@@ -52,7 +57,7 @@ VIEWS = {
         "Latency against rate: how much does a protocol take before events wait in line?",
         ("p50_ms", "p99_ms"),
         "events per second",
-        "{:,.10g} events/s",
+        "events/s",
         f"""{LATENCY} Ringed: the knee, the last rate before the median is more than {KNEE} times that of the lowest
         rate.""",
     ),
@@ -60,7 +65,7 @@ VIEWS = {
         "Latency against topics: what does it cost to have many of them?",
         ("p50_ms", "p99_ms"),
         "topics",
-        "{:,.10g} topics",
+        "topics",
         f"""{LATENCY} With more than one topic each subscriber takes one of them alone, so with more topics than
         subscribers nobody takes the rest.""",
     ),
@@ -68,21 +73,21 @@ VIEWS = {
         "Cost against subscribers: what does one more delivery take?",
         ("cpu_us_per_delivery", "bytes_per_delivery"),
         "subscribers",
-        "{:,.10g} subscribers",
+        "subscribers",
         COST,
     ),
     "size": View(
         "Cost against size: what does a larger event take?",
         ("cpu_us_per_delivery", "bytes_per_delivery"),
         "bytes of an event",
-        "{:,.10g} bytes",
+        "bytes",
         COST,
     ),
     "interval": View(
         "The poll interval: how much latency do fewer requests cost?",
         ("requests_per_event", "p50_ms"),
         "seconds from one poll to the next",
-        "{:,.10g} s",
+        "s",
         f"""Requests: those made during the load, by events and subscribers; below 1, one request brings several
         events. {LATENCY} A long poll is asked again as soon as it is answered, whatever the interval.""",
     ),
@@ -109,7 +114,7 @@ def keys(cost: pd.DataFrame, metrics: Iterable[str]) -> list[str]:
     timed = [name for name in metrics if name.endswith("_ms")]
     found = {
         f"No point: fewer than {ENOUGH} deliveries lie beyond that percentile.": cost[timed].isna().any().any(),
-        "Thin upright lines: lowest and highest of the repeats.": cost["trial"].nunique() > 1,
+        "Points: the median of the repeats; thin upright lines: their lowest and highest.": cost["trial"].nunique() > 1,
         f"""Hollow: the generator was saturated (1 event in 100 more than {SATURATED_MS:g} ms late), so the point is as
         much the lab's as the protocol's.""": cost["saturated"].any(),
         "Dashed: the baselines.": any(LOOKS[name].dash != "-" for name in cost["protocol"]),
@@ -154,7 +159,7 @@ def _sweep(chart: Chart, groups: Groups, top: float, over: str) -> None:
         for side, name in enumerate(view.metrics):
             metric, left = METRICS[name], LEFT + side * span
             chart.write(left, above + 28, metric.label, fontweight="bold")
-            chart.write(left + span - LABELS - LEFT + 27, above + 28, f"at {view.value.format(values[-1])}", color=SOFT)
+            chart.write(left + span - LABELS - LEFT + 27, above + 28, f"at {view.value(values[-1])}", color=SOFT)
             axes = chart.panel(left, above + 44, span - LABELS - LEFT, tall - AROUND)
             alike = [other for other in view.metrics if METRICS[other].unit == metric.unit]
             _frame(axes, values, _limits(points(group, over, each) for group in members for each in alike))

@@ -71,7 +71,11 @@ def write_suite(folder: Path, names: Iterable[str], charts: Mapping[str, Any] = 
     folder.mkdir(parents=True)
     for name in names:
         made[name](folder / name)
-    said = {"title": "What is what?", "tables": {name: {"kind": "compare"} for name in names}, "charts": charts}
+    said = {
+        "title": "What is what?",
+        "tables": {name: {"kind": "demonstrations" if name == "seen" else "compare"} for name in names},
+        "charts": charts,
+    }
     (folder / FILE).write_text(json.dumps({"schema": SCHEMA, "argv": ["reference"], "suite": said, "parts": []}))
     return Collection(folder)
 

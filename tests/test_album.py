@@ -1,5 +1,6 @@
 """The album of a suite: which charts it has, by which names, and what of a chart of several cannot be."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,11 @@ def test_ways_are_those_of_the_demonstration_that_tried_them_whichever_comes_fir
 
 def test_every_file_is_written_and_named_and_drawn_again_to_the_byte(found: Collection, tmp_path: Path, capsys) -> None:
     once, again = tmp_path / "once", tmp_path / "again"
-    assert main(["charts", str(found.folder), "--out", str(once)]) == 0
+    assert main(["charts", str(found.folder), "--out", str(once)]) == 1
     paths = [once / f"{name}.{kind}" for name in NAMES for kind in ("png", "svg")]
-    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    printed = capsys.readouterr()
+    assert printed.out.split() == [str(path) for path in paths]
+    assert "labkit: later: it was not begun, so nothing of it is shown.\n" in printed.err
     assert sorted(path for path in once.rglob("*") if path.is_file()) == sorted(paths)
     album.save(Collection(found.folder), again)
     for path in paths:
@@ -114,7 +117,11 @@ def test_charts_go_into_the_suites_folder_where_no_other_is_named_and_are_no_exp
 def test_a_suite_without_finished_experiments_has_no_charts(tmp_path: Path, capsys) -> None:
     made = write_suite(tmp_path / "suite", ("later", "seen"), {})
     assert album.drawings(made) == {}
-    assert main(["charts", str(made.folder), "--out", str(tmp_path / "out")]) == 0
+    assert main(["charts", str(made.folder), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == (
+        "labkit: later: it was not begun, so nothing of it is shown.\n"
+        f"labkit: `labkit reference --resume {made.folder}` goes on with what has not finished.\n"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -168,11 +175,81 @@ def test_damaged_demonstrations_are_named(tmp_path: Path) -> None:
     assert "The demonstrations in" in refusal(made, RANKING)
 
 
-def test_all_are_written_or_none(tmp_path: Path, capsys) -> None:
+def test_what_cannot_be_drawn_is_said_and_the_others_are_drawn(tmp_path: Path, capsys) -> None:
     made = write_suite(tmp_path / "suite", ("rate", "before", "after"), {"odd": {"overlay": {"A": "gone"}}})
+    assert main(["charts", str(made.folder), "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert "sweep.svg" in [Path(path).name for path in printed.out.split()]
+    assert not (tmp_path / "out" / "odd.png").exists()
+    assert "labkit: odd: no such chart could be drawn: There is no run 'gone'" in printed.err
+
+
+def test_a_suite_that_was_stopped_shows_what_there_is_and_says_what_is_lacking(tmp_path: Path, capsys) -> None:
+    made = write_suite(
+        tmp_path / "suite", ("rate", "before", "later"), {"two": {"overlay": {"A": "before", "B": "later"}}}
+    )
+    path = made.folder / "rate" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "planned": 99}))
+    assert main(["charts", str(made.folder), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert any(re.fullmatch(r"labkit: rate: \d+ of its 99 trials have finished\.", line) for line in said)
+    assert any("'later' was not begun; `labkit reference --resume" in line for line in said)
+    assert (tmp_path / "out" / "rate" / "sweep.png").exists()
+
+
+@pytest.mark.parametrize("file", ["spec.json", "manifest.json"])
+def test_a_damaged_experiment_is_named_and_the_others_are_drawn(tmp_path: Path, capsys, file: str) -> None:
+    made = write_suite(tmp_path / "suite", ("rate", "answers"), {})
+    next((made.folder / "rate").rglob(file)).write_text("{")
+    assert main(["charts", str(made.folder), "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert [Path(path).name for path in printed.out.split()] == ["duplex.png", "duplex.svg"]
+    assert re.search(r"labkit: rate: nothing of it is shown: .* is damaged", printed.err)
+
+
+def test_damaged_demonstrations_are_lacking(tmp_path: Path) -> None:
+    made = write_suite(tmp_path / "suite", ("rate", "seen"), {})
+    (made.folder / "seen" / "demonstrations.json").write_text("[1]")
+    assert "are damaged or missing" in album.readable(made)[1]["seen"]
+
+
+def test_a_file_of_the_users_is_kept_and_nothing_is_drawn(tmp_path: Path, capsys) -> None:
+    made = write_suite(tmp_path / "suite", ("rate",), {})
+    mine = tmp_path / "out" / "rate" / "sweep.svg"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("<svg/>")
     assert main(["charts", str(made.folder), "--out", str(tmp_path / "out")]) == 2
-    assert "no run 'gone'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert capsys.readouterr().err == (
+        f"labkit: {str(mine)!r} is no chart of labkit, and is kept as it is; choose another folder.\n"
+    )
+    assert [path.name for path in mine.parent.iterdir()] == ["sweep.svg"]
+    assert mine.read_text() == "<svg/>"
+
+
+def test_charts_of_another_run_beside_the_new_ones_are_named_and_left(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    for name, runs in (("one", ("rate", "answers")), ("two", ("rate",))):
+        made = write_suite(tmp_path / name, runs, {})
+        charts.save(made["rate"], out)
+        if name == "one":
+            charts.save(made["answers"], out)
+    (out / "mine.png").write_bytes(b"no chart")
+    assert main(["charts", str(made["rate"].folder), "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "charts of another run lie beside these, and were left as they are" in said
+    assert "duplex.png" in said
+    assert "mine.png" not in said
+
+
+def test_a_file_where_the_folder_would_be_is_one_sentence(tmp_path: Path, capsys) -> None:
+    made = write_suite(tmp_path / "suite", ("rate",), {})
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["charts", str(made.folder), "--out", str(out)]) == 2
+        assert re.fullmatch(
+            r"labkit: The folder '.*' cannot be made \(.*\); choose another\.\n", capsys.readouterr().err
+        )
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_every_chart_of_the_reference_suite_is_of_runs_that_it_has() -> None:

@@ -13,6 +13,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -52,6 +53,8 @@ def write_trial(
     keep: float = 1.0,
     drained: bool = True,
     copies: int = 0,
+    struck_ms: float = 0.0,
+    set_up: int = 500,
 ) -> dict[str, str]:
     """One trial in which event k reaches subscriber s after delay_ms x (1 + k mod 10), the first `keep` of them."""
     folder = run / "trials" / trial.name
@@ -77,10 +80,14 @@ def write_trial(
     write_ledger(folder / "consumer.ledger", sorted(received))
     for later in ("producer-2", "consumer-2", "spared"):
         write_ledger(folder / f"{later}.ledger", [])
-    link = [(START - S, 300, 0, 0, Kind.UP), (START - S, 500, 0, 0, Kind.DOWN), (START + MS, 1000 * 10, 0, 0, Kind.UP)]
+    link = [
+        (START - S, 300, 0, 0, Kind.UP),
+        (START - S, set_up, 0, 0, Kind.DOWN),
+        (START + MS, 1000 * 10, 0, 0, Kind.UP),
+    ]
     link += [(START + MS, 1000 * 300, 0, 0, Kind.DOWN), (end + MS, 90, 0, 0, Kind.DOWN)]
     if trial.outage:
-        cut = START + int(trial.outage.at * S)
+        cut = START + int(trial.outage.at * S + struck_ms * MS)
         link += [(cut, 0, 0, 0, Kind.CUT), (cut + int(trial.outage.lasts * S), 0, 0, 0, Kind.HEALED)]
     if trial.linked:
         write_ledger(folder / "link.ledger", sorted(link))
@@ -274,13 +281,63 @@ def test_inconclusive_trials_are_marked(tmp_path: Path, draw) -> None:
         assert "10.0 % missing" in words(chart)
 
 
-def test_repeats_are_pooled_and_the_setting_says_so(tmp_path: Path) -> None:
+def test_the_setting_says_how_many_repeats_there_are(tmp_path: Path) -> None:
     trials = {spec(m, "sse", repeat=n): {"delay_ms": n, "keep": 1 / n} for m in COMPARED for n in (1, 2)}
     run = write_run(tmp_path, trials)
-    assert "2 repeats, pooled (thin lines: each alone)" in charts.latency(run).alt
-    assert "2 repeats, pooled." in charts.loss(run).alt
+    assert "2 repeats (thin lines: each alone)" in charts.latency(run).alt
+    assert "2 repeats." in charts.loss(run).alt
     assert "only 75.0 % arrived" in charts.bandwidth(run).alt
-    assert "lossy: 25.0 % lost, 500 of 2,000" in charts.loss(run).alt
+    assert "lossy: 25.0 % lost (0 to 50.0 %), 500 of 2,000" in charts.loss(run).alt
+
+
+def test_of_repeats_the_bars_are_those_in_the_middle(tmp_path: Path) -> None:
+    trials = {
+        spec(Measure.BANDWIDTH, "sse", repeat=n): {"keep": keep, "set_up": 1000 * n}
+        for n, keep in enumerate((1.0, 0.5, 0.1), 1)
+    }
+    chart = charts.bandwidth(write_run(tmp_path, trials))
+    assert {"256 + 344", "20", "460"} <= set(words(chart))  # 300,000 bytes by 500 of 1,000 events; 2,300 by 5
+    assert "Of several repeats that in the middle is shown." in " ".join(words(chart))
+
+
+def test_of_repeats_the_share_lost_and_the_duplicates_are_their_medians_with_bounds(tmp_path: Path) -> None:
+    kept = {1: 0.5, 2: 0.9, 3: 0.8}
+    trials = {spec(Measure.LOSS, "sse", repeat=n): {"keep": keep} for n, keep in kept.items()}
+    trials |= {spec(Measure.LOSS, "webhook", repeat=n): {"copies": copies} for n, copies in ((1, 0), (2, 7), (3, 0))}
+    trials |= {spec(Measure.LOSS, "resthooks", repeat=n): {"copies": copies} for n, copies in ((1, 4), (2, 7), (3, 0))}
+    run = write_run(tmp_path, trials)
+    row = summary(run).query("protocol == 'sse' and figure == 'lost_percent'").iloc[0]
+    assert (row["median"], row["low"], row["high"]) == pytest.approx((20, 10, 50))
+    bars, cells = charts.loss(run), charts.matrix(run)
+    assert {"lossy: 20.0 % lost", "(10.0 to 50.0 %)", "800 of 3,000"} <= set(words(bars))
+    assert {"+0 to 7 duplicates", "+4 duplicates"} <= set(words(bars))
+    assert {"20.0 %", "(10–50)", "+0–7", "+4"} <= set(words(cells))
+    assert "20.0 % lost (10.0 to 50.0 %)" in cells.alt
+    for chart in (bars, cells):
+        assert_legible(chart)
+        assert "the median of the repeats, and in brackets" in " ".join(words(chart))
+
+
+def test_what_one_repeat_lost_is_not_white_though_the_others_lost_nothing(tmp_path: Path) -> None:
+    trials = {spec(Measure.LOSS, "sse", repeat=n): {"keep": keep} for n, keep in enumerate((1.0, 1.0, 0.7), 1)}
+    chart = charts.matrix(write_run(tmp_path / "some", trials))
+    whole = charts.matrix(write_run(tmp_path / "none", {trial: {} for trial in trials}))
+    some, none = (
+        next(to_hex(patch.get_facecolor()) for patch in axes.patches)
+        for axes in (each.axes[0] for each in (chart, whole))
+    )
+    assert none == "#ffffff"
+    assert some == "#d6e6f4"
+    assert {"0 %", "(0–30)"} <= set(words(chart))
+
+
+def test_the_time_line_shows_of_repeats_that_in_the_middle(tmp_path: Path) -> None:
+    trials = {spec(Measure.LOSS, "sse", repeat=n): {"keep": keep} for n, keep in enumerate((1.0, 0.5, 0.8), 1)}
+    trials |= {spec(Measure.LOSS, "polling", repeat=n): {"keep": keep} for n, keep in enumerate((0.9, 0.1, 0.0), 1)}
+    chart = charts.timeline(write_run(tmp_path, trials))
+    assert {"lost 200 of 1,000", "lost 900 of 1,000"} <= set(words(chart))
+    assert "Of 3 repeats of each that in the middle is shown, by its share lost." in " ".join(words(chart))
+    assert "repeats." not in chart.alt.split("Outage")[0]
 
 
 def test_a_bar_far_beyond_the_others_is_cut_and_keeps_its_number(tmp_path: Path) -> None:
@@ -394,7 +451,7 @@ def test_of_repeats_the_label_has_the_medians_with_their_bounds(tmp_path: Path) 
     chart = charts.latency(run)
     assert {"p50 16.50 ms (5.50 to 55.00)", "p99 30.00 ms (10.00 to 100)"} <= set(words(chart))
     assert "Server-Sent Events, p50 16.50 ms (5.50 to 55.00), p99 30.00 ms (10.00 to 100)." in chart.alt
-    assert "5 repeats, pooled (thin lines: each alone)" in chart.alt
+    assert "5 repeats (thin lines: each alone)" in chart.alt
     note = " ".join(words(chart))
     assert "Curves: all repeats pooled" in note
     assert "bootstrap has 95" in note

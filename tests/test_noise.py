@@ -1,13 +1,15 @@
 """Noise: nothing on a quiet machine; each kind of noise is one sentence, on every chart of what it touched."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_charts import assert_legible, spec, words, write_run
+from test_charts import OUTAGE, assert_legible, spec, words, write_run
 from test_dialogue import asked
 from test_dialogue import planned as requests
+from test_ranking import FIGURES
 from test_sweeps import planned, swept
 
 from labkit import charts
@@ -108,13 +110,48 @@ def test_just_the_share_that_is_allowed_is_none(tmp_path: Path, calm: Any) -> No
     assert noise(told(Run(tmp_path / "run"), part(100, above)), Measure.LATENCY) != []
 
 
-def test_a_producer_that_was_late_is_counted_by_its_trials(tmp_path: Path, calm: Any) -> None:
-    late = [trial for trial in calm if trial.measure is Measure.LATENCY][:2]
+@pytest.mark.parametrize(
+    ("measure", "draw"),
+    [
+        (Measure.LATENCY, charts.latency),
+        (Measure.BANDWIDTH, charts.bandwidth),
+        (Measure.LOSS, charts.loss),
+        (Measure.LOSS, charts.matrix),
+    ],
+)
+def test_a_producer_that_was_late_is_counted_by_its_trials(
+    tmp_path: Path, calm: Any, measure: Measure, draw: Any
+) -> None:
+    late = [trial for trial in calm if trial.measure is measure][:2]
     run = measured(tmp_path, calm | {trial: {"delay_ms": 10, "late_ms": SATURATED_MS + 1} for trial in late}, QUIET)
-    assert noise(run, Measure.LATENCY) == ["in 2 of 3 trials the producer was over 5 ms late itself"]
-    assert noise(run, Measure.LOSS) == noise(run, Measure.BANDWIDTH) == []
-    assert "in 2 of 3 trials" in charts.latency(run).alt
-    assert "noisy" not in charts.loss(run).alt
+    said = "in 2 of 3 trials the producer was over 5 ms late itself"
+    assert [noise(run, each) for each in COMPARED] == [[said] if each is measure else [] for each in COMPARED]
+    assert f"⚠ A noisy machine: {said}." in draw(run).alt
+
+
+def test_a_chart_counts_those_trials_that_it_shows(tmp_path: Path, calm: Any) -> None:
+    _, second, _ = late = [trial for trial in calm if trial.measure is Measure.LOSS]
+    other = {replace(t, name=f"{t.name}-close", outage=replace(t.outage, kind="close")): calm[t] for t in late}
+    run = measured(tmp_path, calm | other | {second: {"delay_ms": 10, "late_ms": SATURATED_MS + 1}}, QUIET)
+    assert "in 1 of 6 trials the producer" in charts.matrix(run).alt
+    assert "in 1 of 3 trials the producer" in charts.loss(run, "reset").alt
+    assert "noisy" not in charts.loss(run, "close").alt
+    assert "in 1 of 1 trials the producer" in charts.timeline(run, outage="reset").alt
+
+
+def test_a_producer_that_the_outage_ends_is_late_because_of_it(tmp_path: Path) -> None:
+    ended = replace(OUTAGE, kind="producer-crash")
+    trials: dict[Trial, dict[str, Any]] = {spec(Measure.LOSS, "sse", ONCE, outage=ended): {"late_ms": 90.0}}
+    assert noise(measured(tmp_path, trials, QUIET), Measure.LOSS) == []
+
+
+def test_an_outage_that_began_late_is_counted_by_its_trials(tmp_path: Path, calm: Any) -> None:
+    loss = [trial for trial in calm if trial.measure is Measure.LOSS]
+    delays = dict(zip(loss, (SATURATED_MS, SATURATED_MS + 1, 0.0), strict=True))
+    run = measured(tmp_path, calm | {trial: {"struck_ms": delay} for trial, delay in delays.items()}, QUIET)
+    said = "in 1 of 3 trials the outage began over 5 ms late"
+    assert noise(run, Measure.LOSS) == [said]
+    assert said in charts.matrix(run).alt
 
 
 def test_medians_that_differ_widely_are_said_with_their_protocols_in_order(tmp_path: Path) -> None:
@@ -156,15 +193,64 @@ def test_round_trips_are_noisy_as_latencies_are(tmp_path: Path) -> None:
     assert f"⚠ A noisy machine: {'; '.join(noise(run, Measure.DUPLEX))}." in charts.duplex(run).alt
 
 
-def test_a_sweep_says_of_other_programs_alone_for_its_points_say_the_rest(tmp_path: Path) -> None:
-    for over, measure in {"rate": Measure.LATENCY, "size": Measure.COST}.items():
-        trials = planned(over, protocols=("sse",), guarantees=(ONCE,), repeat=3)
-        made = {trial: {"delay_ms": 3.0 * trial.repeat, "late_ms": 9.0} for trial in trials}
-        run = told(swept(tmp_path / over, over, made), LOUD)
-        assert noise(run, measure) == ["other programs used 30% of the CPU meanwhile"]
-        chart = charts.sweep(run)
-        assert "⚠ A noisy machine: other programs used 30% of the CPU meanwhile." in chart.alt
-        assert "noisy" not in charts.sweep(told(run, QUIET)).alt
+@pytest.mark.parametrize("over", ["rate", "size"])
+def test_a_sweep_says_at_which_values_its_figures_differ_widely(tmp_path: Path, over: str) -> None:
+    trials = planned(over, protocols=("sse", "polling"), guarantees=(ONCE,), repeat=3)
+    low, *_, high = sorted({getattr(trial.workload, over) for trial in trials})
+    made = {
+        trial: {
+            "delay_ms": 3.0 * (trial.repeat if trial.protocol == "sse" and value in (low, high) else 1.0),
+            "late_ms": 9.0 * (value == high),
+        }
+        for trial in trials
+        for value in [getattr(trial.workload, over)]
+    }
+    run = told(swept(tmp_path / over, over, made), LOUD)
+    said = [
+        "other programs used 30% of the CPU meanwhile",
+        "in 6 of 18 trials the producer was over 5 ms late itself",
+        "the median latency differs from repeat to repeat, over 1.5 times, for Server-Sent Events at "
+        f"{low:,.10g} and {high:,.10g}",
+    ]
+    assert noise(run, Measure.COST) == said
+    chart = charts.sweep(run)
+    assert_legible(chart)
+    assert f"⚠ A noisy machine: {'; '.join(said)}." in chart.alt
+
+
+def test_a_quiet_sweep_has_no_noise(tmp_path: Path) -> None:
+    trials = planned("rate", protocols=("sse",), guarantees=(ONCE,), repeat=3)
+    run = told(swept(tmp_path / "run", "rate", {trial: {"delay_ms": 3.0} for trial in trials}), QUIET)
+    assert noise(run, Measure.COST) == []
+    assert "noisy" not in charts.sweep(run).alt
+
+
+def test_cpu_that_differs_widely_is_noise_of_a_sweep(tmp_path: Path) -> None:
+    trials = planned("size", protocols=("sse",), guarantees=(ONCE,), repeat=3)
+    run = told(swept(tmp_path / "run", "size", {trial: {"delay_ms": 3.0} for trial in trials}), QUIET)
+    first = next(trial for trial in trials if trial.repeat == 2)
+    path = run.folder / "trials" / first.name / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "load_cpu_s": {role: 2 * s for role, s in record["load_cpu_s"].items()}}))
+    (said,) = noise(Run(run.folder), Measure.COST)
+    at = f"{first.workload.size:,.10g}"
+    assert said == f"the CPU per delivery differs from repeat to repeat, over 1.5 times, for Server-Sent Events at {at}"
+
+
+def test_bytes_that_differ_widely_are_noise_of_a_bandwidth(tmp_path: Path) -> None:
+    trials = {spec(Measure.BANDWIDTH, "sse", ONCE, n): {"keep": 1.0 if n < 3 else 0.5} for n in (1, 2, 3)}
+    (said,) = noise(measured(tmp_path, trials, QUIET), Measure.BANDWIDTH)
+    assert said.startswith("the number of bytes per delivery differs from repeat to repeat")
+
+
+def test_a_ranking_says_of_its_runs_what_was_offered_and_what_was_noisy(tmp_path: Path, calm: Any) -> None:
+    run = measured(tmp_path, calm, LOUD)
+    chart = charts.ranking(FIGURES, {"latency": 1, "bytes": 1}, [run])
+    assert_legible(chart)
+    for text in (chart.alt, shown(chart)):
+        assert "Loss: 200 events/s of 256 bytes" in text
+        assert "⚠ A noisy machine: other programs used 30% of the CPU meanwhile" in text
+    assert "noisy" not in charts.ranking(FIGURES, {"latency": 1, "bytes": 1}, [told(run, QUIET)]).alt
 
 
 @pytest.mark.parametrize("draw", DRAWS)

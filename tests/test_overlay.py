@@ -139,7 +139,7 @@ def test_kinds_of_outage_are_told_apart_and_of_several_the_first_is_shown(tmp_pa
     trials[spec(Measure.LOSS, "sse", outage=replace(OUTAGE, kind="silent"))] = {"keep": 0.0}
     chart = charts.overlay([first, write_run(tmp_path / "b", trials)])
     assert "outage close, the first of 2 kinds · outage of 3 subscribers · outage 2 times" in chart.alt
-    assert "; bytes per delivery A 300; share lost A 0 %, B 50.0 %." in chart.alt
+    assert "; bytes per delivery A 310; share lost A 0 %, B 50.0 %." in chart.alt
 
 
 def test_missing_figures_have_no_mark_and_are_named_with_the_reason(tmp_path):

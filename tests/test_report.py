@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,7 +21,6 @@ from test_sweeps import swept as write_sweep
 from labkit import album, charts, claims, report
 from labkit.cli import main
 from labkit.collection import Collection
-from labkit.errors import UsageError
 from labkit.intervals import figures, metric, summary
 from labkit.packing import pack
 from labkit.protocols import PROTOCOLS
@@ -471,10 +471,9 @@ class TestCommand:
 
     def test_a_folder_of_which_a_file_is_in_the_way_is_one_sentence(self, run: Run, tmp_path: Path, capsys) -> None:
         (tmp_path / "file").write_text("")
-        assert main(["report", str(run.folder), "--out", str(tmp_path / "file" / "report.html")]) == 1
-        said = capsys.readouterr().err.splitlines()[-1]
-        assert said.startswith("labkit: ")
-        assert said.endswith(".")
+        assert main(["report", str(run.folder), "--out", str(tmp_path / "file" / "report.html")]) == 2
+        said = capsys.readouterr().err
+        assert re.fullmatch(r"labkit: The folder '.*' cannot be made \(.*\); choose another\.\n", said)
 
     @pytest.mark.parametrize("name", ["manifest.json", "suite.json"])
     def test_what_is_no_run_is_the_sentence_of_the_run_and_nothing_is_written(
@@ -486,8 +485,11 @@ class TestCommand:
         assert "is damaged" in capsys.readouterr().err
         assert not out.exists()
 
-    def test_a_damaged_trial_is_no_page(self, tmp_path: Path) -> None:
+    def test_a_damaged_experiment_is_named_in_the_page_and_by_the_command(self, tmp_path: Path, capsys) -> None:
         folder = suite(tmp_path / "suite")
         next(folder.glob("comparison/trials/*/spec.json")).write_text("{")
-        with pytest.raises(UsageError, match="is damaged"):
-            report.save(folder, tmp_path / "report.html")
+        assert main(["report", str(folder), "--out", str(tmp_path / "report.html")]) == 1
+        assert re.search(r"labkit: comparison: nothing of it is shown: .* is damaged", capsys.readouterr().err)
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert re.search(r"<b>comparison:</b> nothing of it is shown: The trial .* is damaged", page)
+        assert str(tmp_path) not in page

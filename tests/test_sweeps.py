@@ -239,7 +239,7 @@ def test_repeats_are_pooled_by_their_median_between_the_lowest_and_the_highest(
     (spans,) = axes.collections
     assert [segment[:, 1].tolist() for segment in spans.get_segments()] == [pytest.approx([5.5, 33])] * len(values)
     assert axes.get_ylim()[0] < 5.5 < 33 < axes.get_ylim()[1]
-    assert "3 repeats, pooled." in chart.alt
+    assert "3 repeats." in chart.alt
 
 
 def test_what_did_not_arrive_is_said_where_its_figure_would_stand(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_chart_explains_no_mark_that_it_does_not_have() -> None:
     ("columns", "word"),
     [
         ({"p99_ms": [np.nan, 2.0]}, "No point"),
-        ({"trial": [1, 2]}, "Thin upright lines"),
+        ({"trial": [1, 2]}, "Points: the median of the repeats"),
         ({"saturated": [False, True]}, "Hollow"),
         ({"protocol": ["sse", "polling"]}, "Dashed"),
     ],
