@@ -9,10 +9,11 @@ from labkit import charts, choice
 from labkit.claims import load as load_claims
 from labkit.collection import Collection
 from labkit.demos import FILE
+from labkit.demos import load as demonstrations
 from labkit.errors import UsageError, shown
-from labkit.evidence import demonstrations
 from labkit.looks import Chart
 from labkit.results import Run
+from labkit.runner import TRACE
 from labkit.suite import named
 
 
@@ -23,7 +24,7 @@ def readable(found: Collection) -> tuple[dict[str, Run], dict[str, str]]:
     for name, table in found.about["suite"]["tables"].items():
         place = found.folder / name
         try:
-            if not place.exists():
+            if not _begun(place):
                 lacking[name] = "it was not begun, so nothing of it is shown"
             elif table.get("kind") == "demonstrations":
                 _ = demonstrations(place)
@@ -34,6 +35,11 @@ def readable(found: Collection) -> tuple[dict[str, Run], dict[str, str]]:
         except UsageError as error:
             lacking[name] = f"nothing of it is shown: {error}"
     return runs, lacking
+
+
+def _begun(place: Path) -> bool:
+    """Whether an experiment has come to anything; its trace, if it plays one, lies there from the start."""
+    return place.exists() and not (place.is_dir() and all(path.name.startswith(TRACE) for path in place.iterdir()))
 
 
 def drawings(found: Collection) -> dict[str, Callable[[], Chart]]:

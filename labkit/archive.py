@@ -47,6 +47,9 @@ class Packed:
         """The names of its ledgers."""
         return list(self.records)
 
+    def changed(self) -> None:
+        """Nothing: what is in an archive was checked as a whole when it was unpacked (xz's CRC-64)."""
+
     def ledger(self, file: str, offer: "Offer") -> "Records":
         """The records of a ledger; UsageError where there is none."""
         if file not in self.records:

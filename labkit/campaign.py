@@ -6,25 +6,31 @@ more than its name.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from labkit import disk, intervals, manifest
+from labkit import demos, disk, intervals, manifest
+from labkit.audit import Offer
 from labkit.collection import FILE, Collection
 from labkit.errors import TrialError, UsageError
 from labkit.plan import Plan
 from labkit.provenance import machine, versions
+from labkit.recording import load, trials_of
 from labkit.results import Run
-from labkit.runner import Runner
+from labkit.runner import TRACE, TRIALS, Runner
 from labkit.suite import Suite
 from labkit.trial import SCHEMA
+from labkit.workload import Workload
 
 LOCK = ".lock"
+Tables = Mapping[str, Mapping[str, Any]]
+"""The experiments of a suite, each as its table says."""
 
 
 def begin(suite: Suite, out: Path, argv: list[str]) -> Collection:
@@ -35,13 +41,14 @@ def begin(suite: Suite, out: Path, argv: list[str]) -> Collection:
     about = {
         "schema": SCHEMA,
         "argv": [manifest.nameless(word) for word in argv],
-        "suite": suite.to_json(),
+        "suite": {**suite.to_json(), "tables": _own_traces(suite.tables)},
         "versions": versions(),
         "machine": machine(),
         "parts": [],
     }
     with _alone(out):
         _check_new(out)
+        _keep_traces(suite.tables, out)
         _write(out, about)
         return _carry_out(suite, plans, out, about)
 
@@ -53,13 +60,65 @@ def resume(out: Path) -> Collection:
         about = Collection(out).about
         try:
             suite = Suite(**about["suite"])
+            suite = replace(suite, tables=_kept_traces(suite.tables, out))
         except TypeError as error:
             raise UsageError(f"{str(out / FILE)!r} is damaged ({error}); restore it, or run the suite again.") from None
         plans = suite.plans()
-        for name, plan in plans.items():
+        for name in suite.tables:
             if (out / name).exists():  # one that cannot go on says so before anything starts
-                Runner(plan, out / name, [], lambda *_: None, trials=(), resume=True)
+                _check(out / name, plans.get(name))
         return _carry_out(suite, plans, out, about)
+
+
+def _check(place: Path, plan: Plan | None) -> None:
+    """UsageError where what an experiment has come to cannot be gone on with, or is damaged."""
+    if plan is None:
+        try:
+            demos.load(place)
+        except UsageError as error:
+            raise UsageError(f"{error} To have them repeated, remove {str(place)!r} and resume.") from None
+        return
+    Runner(plan, place, [], lambda *_: None, trials=(), resume=True)
+    offers: dict[tuple[str, Workload], Offer] = {}
+    for name, files in trials_of(place).items():
+        try:
+            load(place, files, offers)
+        except UsageError as error:
+            folder = str(place / TRIALS / name)
+            raise UsageError(f"{error} To have it repeated, remove {folder!r} and resume.") from None
+
+
+def _traces(tables: Tables) -> dict[str, Path]:
+    """The trace of every experiment that plays one."""
+    loads = {name: table.get("workload") for name, table in tables.items()}
+    return {name: Path(load["trace"]) for name, load in loads.items() if isinstance(load, Mapping) and "trace" in load}
+
+
+def _kept_at(name: str, trace: Path) -> Path:
+    """Where an experiment's copy of its trace is, in the suite's folder: where the run itself will look for it."""
+    return Path(name) / f"{TRACE}{trace.suffix.lower()}"
+
+
+def _keep_traces(tables: Tables, out: Path) -> None:
+    """Copies traces: the suite goes on when they are gone, or when it is resumed from another folder."""
+    for name, trace in _traces(tables).items():
+        disk.folder(out / name)
+        disk.write(out / _kept_at(name, trace), trace.read_bytes())
+
+
+def _own_traces(tables: Tables) -> Tables:
+    """The tables with the suite's own copies, in paths that do not say whose machine it is."""
+    return _played(tables, {name: _kept_at(name, trace) for name, trace in _traces(tables).items()})
+
+
+def _kept_traces(tables: Tables, out: Path) -> Tables:
+    """The tables with paths at which the copies can be read."""
+    return _played(tables, {name: out / trace for name, trace in _traces(tables).items()})
+
+
+def _played(tables: Tables, traces: Mapping[str, Path]) -> Tables:
+    said = {name: {**tables[name]["workload"], "trace": str(path)} for name, path in traces.items()}
+    return {name: {**table, "workload": said[name]} if name in said else table for name, table in tables.items()}
 
 
 def _check_new(out: Path) -> None:

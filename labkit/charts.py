@@ -25,7 +25,6 @@ from labkit.intervals import MEDIANS, Interval, interval
 from labkit.looks import MARGIN, MARKS, PALE, SOFT, WIDTH, Chart
 from labkit.losses import loss as loss
 from labkit.losses import matrix as matrix
-from labkit.losses import timeline as timeline
 from labkit.overlay import overlay as overlay
 from labkit.ranking import ranking as ranking
 from labkit.results import Run, opened
@@ -33,6 +32,7 @@ from labkit.sequence import sequence as sequence
 from labkit.sequence import sequential
 from labkit.sheet import Group, Groups, dodge, draw, heading, outage_of
 from labkit.sweeps import sweep as sweep
+from labkit.timeline import timeline as timeline
 from labkit.trial import Measure
 
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center_baseline"}

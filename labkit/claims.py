@@ -18,8 +18,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from labkit.claim import HEADINGS, Claim
+from labkit.demos import load as demonstrations
 from labkit.errors import UsageError
-from labkit.evidence import Evidence, clients, demonstrations
+from labkit.evidence import Evidence, clients
 from labkit.experiment import Experiment
 from labkit.results import Run
 

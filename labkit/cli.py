@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 QUICK: dict[str, Any] = {"duration": 0.5}
 QUICK_TIMINGS = Timings(heartbeat=0.5, poll=0.1)
-DISK = {"ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "ENOENT", "EEXIST", "ENOTDIR", "EISDIR"}
+DISK = {"ENOSPC", "EDQUOT", "EFBIG", "EIO", "EROFS", "EACCES", "EPERM", "ENOENT"}
 """What goes wrong with files, and may go well in another place."""
+
+NAMES = {"EEXIST", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP"}
+"""What is wrong with the name of a place."""
 
 OF_THE_TRACE = ("rate", "duration", "size", "sizes", "topics", "arrival")
 
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         print(f"labkit: {_trouble(error)}.", file=sys.stderr)
-        return 1
+        return 2 if errno.errorcode.get(error.errno or 0) in NAMES else 1
     except KeyboardInterrupt:
         print("\nlabkit: stopped.", file=sys.stderr)
         return 130
@@ -58,7 +61,8 @@ def _trouble(error: OSError) -> str:
     """What the system said, and what helps where it is about the disk; a failed connection is an OSError too."""
     reason = getattr(error, "reason", error)  # of a URLError
     place = f" {str(error.filename)!r}" if error.filename else ""
-    fix = "; make room, or choose another place" if errno.errorcode.get(error.errno or 0) in DISK else ""
+    code = errno.errorcode.get(error.errno or 0)
+    fix = "; make room, or choose another place" if code in DISK else "; choose another place" if code in NAMES else ""
     return f"{getattr(reason, 'strerror', None) or reason}{place}{fix}"
 
 

@@ -19,9 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.request import ProxyHandler, Request, build_opener
 
+from labkit import disk
 from labkit.clients import Client
 from labkit.errors import UsageError
 from labkit.protocols import PROTOCOLS
@@ -327,3 +329,17 @@ def save(facts: Any, folder: Path) -> None:
     """Writes what `run` found; FileExistsError rather than overwriting what was found before."""
     with (folder / FILE).open("x", encoding="utf-8") as file:
         json.dump(facts.to_dict("records"), file, indent=1)
+
+
+def load(folder: Path) -> SimpleNamespace:
+    """What demonstrations came to, as `demonstrations`; UsageError when their file is damaged."""
+    import pandas as pd
+
+    try:
+        if changed := disk.changed(folder):
+            raise ValueError(f"{changed} is not as it was written")
+        rows = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        frame = pd.DataFrame(rows)[list(Fact._fields)].astype({"outcome": float})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"The demonstrations in {str(folder)!r} are damaged or missing; run them again.") from None
+    return SimpleNamespace(demonstrations=frame)

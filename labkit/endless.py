@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from labkit import broker, manifest
+from labkit import broker, disk, manifest
 from labkit.audit import Offer, Records, audit
 from labkit.errors import TrialError, UsageError, shown
 from labkit.faults import FAULTS, Fault
@@ -269,6 +269,7 @@ class Endless:
         (self._place / "record.json").write_text(
             json.dumps(record | {"digest": offered, "kinds": self._kinds}, indent=1)
         )
+        disk.seal(self._place)
         self._place = self._place.rename(self._place.with_name(spec.name))
         if not any((self._folder / LOGS).iterdir()):
             (self._folder / LOGS).rmdir()

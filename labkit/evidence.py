@@ -3,17 +3,13 @@
 It adds to a run's frames what only claims ask for: shares, sums, requests by phase. It never measures anything.
 """
 
-import json
 from functools import cached_property
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 
 from labkit.clients import effort
-from labkit.demos import FILE, Fact
-from labkit.errors import UsageError
 from labkit.figures import Metric
 from labkit.ledger import Kind, are
 from labkit.protocols import PROTOCOLS
@@ -122,13 +118,3 @@ def clients() -> SimpleNamespace:
     """What the smallest client of each protocol takes, counted from its program."""
     rows = [{"protocol": name, **effort(name)._asdict()} for name in PROTOCOLS]
     return SimpleNamespace(effort=pd.DataFrame(rows))
-
-
-def demonstrations(folder: Path) -> SimpleNamespace:
-    """What demonstrations came to; UsageError when their file is damaged."""
-    try:
-        rows = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        frame = pd.DataFrame(rows)[list(Fact._fields)].astype({"outcome": float})
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"The demonstrations in {str(folder)!r} are damaged or missing; run them again.") from None
-    return SimpleNamespace(demonstrations=frame)

@@ -13,24 +13,12 @@ from numpy.typing import NDArray
 
 from labkit.audit import Fate
 from labkit.looks import LOOKS, MARGIN, SOFT, WIDTH, Chart, styled
-from labkit.losses import (
-    AGAIN_LOOK,
-    BLANK,
-    FATES,
-    LEFT,
-    RASTER,
-    REACH,
-    SHADE,
-    WAITING,
-    WAITING_LOOK,
-    colours,
-    marks,
-    raster,
-)
+from labkit.losses import FATES
 from labkit.outage import OUTAGES
 from labkit.protocols import find
 from labkit.recording import Recording
 from labkit.sheet import above, ink
+from labkit.timeline import AGAIN_LOOK, BLANK, LEFT, RASTER, REACH, SHADE, WAITING, WAITING_LOOK, colours, marks, raster
 
 ROWS, ROW, TALL, STUB = 12, 26, 18, 6
 """Subscribers shown at most; pixels from one to the next, of a mark, and of the mark of what is not here yet."""

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from labkit import disk
 from labkit.figures import METRICS, Metric
 from labkit.results import Run
 from labkit.trial import Measure
@@ -130,7 +131,7 @@ def save(run: Run) -> None:
         for name, places in digits.items():
             mine = table["figure"] == name
             table.loc[mine, [*Interval._fields]] = table.loc[mine, [*Interval._fields]].round(places)
-        table.to_csv(run.folder / "intervals.csv", index=False, lineterminator="\n")
+        disk.write(run.folder / "intervals.csv", table.to_csv(index=False, lineterminator="\n"))
 
 
 def measures(run: Run) -> list[Measure]:

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from labkit import archive, disk, intervals, manifest
+from labkit import archive, demos, disk, intervals, manifest
 from labkit.archive import Packed
 from labkit.audit import Records
 from labkit.collection import FILE, Collection
-from labkit.demos import FILE as FACTS
 from labkit.errors import UsageError
 from labkit.figures import METRICS, ROWS
 from labkit.ledger import Kind, are
@@ -33,6 +32,7 @@ STEP_NS = {
 }
 """To what times are rounded: no more than the figures of a measure show. Bytes depend on their phase alone."""
 
+FACTS = demos.FILE
 JSON = ("spec.json", "record.json")
 
 
@@ -46,11 +46,13 @@ def pack(source: Path, out: Path) -> None:
     found = Collection(source)
     for name in found:  # a damaged one is refused before anything is written; all together need not be in memory
         _ = Run(source / name).recordings
+    for facts in source.glob(f"[!.]*/{FACTS}"):
+        _ = demos.load(facts.parent)
     out.mkdir(parents=True, exist_ok=True)
     disk.write(out / FILE, (source / FILE).read_bytes())
     for name in found:
         _run(Run(source / name), out / name)
-    for facts in source.glob(f"[!.]*/{FACTS}"):
+    for facts in sorted(source.glob(f"[!.]*/{FACTS}")):
         (out / facts.parent.name).mkdir()
         shutil.copyfile(facts, out / facts.parent.name / FACTS)
 

@@ -19,12 +19,12 @@ from labkit.errors import TrialError, UsageError
 from labkit.fates import FOOT, ROW, ROWS, TOP, decided, fates
 from labkit.keys import Keys
 from labkit.looks import WIDTH
-from labkit.losses import timeline
 from labkit.picture import Picture
 from labkit.protocols import PROTOCOLS
 from labkit.recording import Recording
 from labkit.results import Run
 from labkit.sheet import MEANING
+from labkit.timeline import timeline
 from labkit.trial import Guarantee
 from labkit.workload import MAX_DURATION, Workload
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labkit import archive
+from labkit import archive, disk
 from labkit.audit import Offer, Outcome, Records, Terms, audit
 from labkit.errors import UsageError
 from labkit.ledger import Kind, are, read
@@ -32,6 +32,7 @@ class Files(Protocol):
     def json(self, file: str) -> Any: ...
     def ledgers(self) -> list[str]: ...
     def ledger(self, file: str, offer: Offer) -> Records: ...
+    def changed(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Folder:
     def ledger(self, file: str, offer: Offer) -> Records:
         """The records of a ledger; UsageError when it is missing or damaged."""
         return read(self.path / file)
+
+    def changed(self) -> str | None:
+        """The first file that is not as the trial left it, if there is one."""
+        return disk.changed(self.path)
 
 
 def trials_of(run: Path) -> dict[str, Files]:
@@ -128,6 +133,8 @@ class Recording:
 
 def load(run: Path, files: Files, offers: dict[tuple[str, Workload], Offer]) -> Recording:
     """The recording that a trial's files hold; UsageError when one is damaged. `offers` keeps what trials share."""
+    if changed := files.changed():
+        raise _damaged(files, f"{changed} is not as it was recorded")
     try:
         trial = Trial.from_json(files.json("spec.json"))
         find(trial.protocol)
@@ -137,9 +144,10 @@ def load(run: Path, files: Files, offers: dict[tuple[str, Workload], Offer]) -> 
             raise ValueError(f"kinds of outages are {record['kinds']!r}")
         names = PHASES + (("idle",) if trial.measure is Measure.BANDWIDTH else ())
         phases = {name: int(record["phases"][name]) for name in names}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"The trial {files.name} is damaged ({reason}); restore it, or run it again.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise _damaged(files, f"{type(error).__name__}: {error}") from None
+    if trial.name != files.name:
+        raise _damaged(files, f"what it holds is the trial {trial.name}")
     if (key := (offered, trial.workload)) not in offers:
         offers[key] = _offered(trial.under(run), offered)
     offer = replace(offers[key], due_ns=offers[key].due_ns + phases["load"])
@@ -152,6 +160,10 @@ def load(run: Path, files: Files, offers: dict[tuple[str, Workload], Offer]) -> 
     link = files.ledger("link.ledger", offer) if trial.linked else producer[:0]
     outcome = audit(offer, producer, consumer, link, drained, terms_of(trial))
     return Recording(trial, phases, record, offer, outcome, link, producer, consumer)
+
+
+def _damaged(files: Files, reason: str) -> UsageError:
+    return UsageError(f"The trial {files.name} is damaged ({reason}); restore it, or run it again.")
 
 
 def _records(files: Files, trial: Trial, offer: Offer, until: int, *roles: str) -> Records:

@@ -168,7 +168,7 @@ def _pictures(drawings: Mapping[str, Callable[[], Chart]]) -> tuple[Pictures, di
     """Every chart, by RUN/CHART or the name of one of several runs; and why there is none where one of these lacks."""
     found: dict[str, Picture] = {}
     undrawn: dict[str, str] = {}
-    for name, draw in tqdm(drawings.items(), desc="charts", unit="chart", leave=False):
+    for name, draw in tqdm(drawings.items(), desc="charts", unit="chart", leave=False, disable=not drawings):
         try:
             chart = draw()
         except UsageError as error:

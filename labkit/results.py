@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from labkit import manifest
+from labkit import disk, manifest
 from labkit.audit import Offer
 from labkit.errors import UsageError
 from labkit.figures import COLUMNS, METRICS, ROWS
@@ -54,6 +54,11 @@ class Run:
 
         offers: dict[tuple[str, Workload], Offer] = {}
         loaded = [load(self.folder, self.files[name], offers) for name in sorted(wanted)]
+        for recording in loaded:
+            entered = self.manifest["trials"][recording.trial.name].get("digest")
+            if entered not in (None, recording.record["digest"]):
+                fix = "restore the run, or run it again"
+                raise UsageError(f"The trial {recording.trial.name} is not the one that the manifest names; {fix}.")
         return sorted(loaded, key=place)
 
     @property
@@ -125,7 +130,7 @@ class Run:
     def save(self) -> None:
         """Writes its tables into its folder."""
         for name, text in self.tables().items():
-            (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
+            disk.write(self.folder / name, text)
 
     def _rounded(self, measure: Measure) -> pd.DataFrame:
         frame: pd.DataFrame = getattr(self, measure)

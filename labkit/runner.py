@@ -96,6 +96,9 @@ class Runner:
         self._keep_trace()
         self._fresh = manifest.made(self._plan, self._digests[self._plan.workload], argv)
         self._manifest = manifest.resumed(out, self._fresh) if self._goes_on else self._fresh
+        if foreign := set(self._manifest["trials"]) - {trial.name for trial in plan.trials()}:
+            place = str(out / TRIALS / min(foreign))
+            raise UsageError(f"{place!r} is none of the trials that the run was begun with; take it away, and go on.")
         self._trials = [trial for trial in self._trials if not self._finished(trial)]
 
     @property
@@ -110,14 +113,19 @@ class Runner:
 
     def _tidy(self) -> None:
         """Removes what a killed run had begun, and has the manifest on the disk say what it had finished."""
-        for place in (self._out / TRIALS).glob(".*"):
-            shutil.rmtree(place)
+        self._clear()
         for log in (self._out / LOGS).glob("*"):
             if not log.stat().st_size:
                 log.unlink()
         self._put_away(self._out / LOGS)
         if self._manifest != manifest.read(self._out):
             self._save_manifest()
+
+    def _clear(self) -> None:
+        """Removes folders of trials that did not finish; one that a killed run's node still writes to, another time."""
+        for place in (self._out / TRIALS).glob(".*"):
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place, ignore_errors=True)
 
     @staticmethod
     def _put_away(logs: Path) -> None:
@@ -161,6 +169,7 @@ class Runner:
             pass  # as it was told to
         finally:
             self._sweep()
+            self._clear()
             self._put_away(logs)
             self._manifest["parts"][-1] = self._part.ended()
             self._manifest["finished"] = self._manifest["parts"][-1]["finished"]
@@ -259,7 +268,7 @@ class Runner:
     def _one(self, trial: Trial, station: Station) -> str | None:
         """Runs one trial; returns its error. The folder gets its name when all is in it."""
         place = self._out / TRIALS
-        unfinished = place / f".{trial.name}"
+        unfinished = place / f".{trial.name}-{os.getpid()}"  # another than that of a killed run, whose nodes may linger
         unfinished.mkdir(parents=True)
         started = time.monotonic()
         try:
@@ -275,8 +284,9 @@ class Runner:
             self._discard(unfinished, station)
             if not isinstance(error, TrialError) or isinstance(error, NoRoomError):
                 raise
-            self._note(trial, {"error": str(error)})
-            return str(error)
+            said = str(error).replace(f"{self._out.absolute()}{os.sep}", "")  # where that is on this machine is no news
+            self._note(trial, {"error": said})
+            return said
         self._note(trial, {"digest": record["digest"], "seconds": record["seconds"]})
         return None
 

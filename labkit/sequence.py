@@ -19,12 +19,13 @@ from labkit.audit import Fate
 from labkit.errors import UsageError
 from labkit.ledger import Kind
 from labkit.looks import INK, MARGIN, RULE, SOFT, WIDTH, Chart
-from labkit.losses import FATES, LOST, SHADE
+from labkit.losses import FATES, LOST
 from labkit.outage import OUTAGES, Strikes
 from labkit.protocols import PROTOCOLS
 from labkit.results import Run, opened
 from labkit.sheet import Group, Groups, draw, heading, outage_of
 from labkit.story import Story, ids, story
+from labkit.timeline import SHADE
 from labkit.trial import Guarantee, Measure, Trial
 
 MOST, FEW = 200, 30

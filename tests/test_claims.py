@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import labkit as lab
-from labkit import api, claims, demos
+from labkit import api, claims, demos, disk
 from labkit.cli import main
 from labkit.errors import UsageError
 from labkit.evidence import ADDED, Evidence, clients
@@ -141,6 +141,7 @@ def test_an_inconclusive_trial_is_no_verdict(ran: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(ran, tmp_path / "copy")
     for path in (copy / "both-ways" / "trials").glob("*websocket*/record.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "drained": False}))
+        disk.seal(path.parent)
     found = claims.read(copy).frame.set_index("id")
     assert found["verdict"]["websocket-both-at-once"] == "not measured"
     assert "? not measured, inconclusive." in found["figures"]["websocket-both-at-once"]

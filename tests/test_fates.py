@@ -12,9 +12,9 @@ from test_charts import assert_legible, spec, words
 from labkit.audit import Fate
 from labkit.fates import ROW, ROWS, STUB, TALL, decided, fates
 from labkit.ledger import Kind
-from labkit.losses import LEVELS, RASTER, SHADE, WAITING, colours
 from labkit.protocols import PROTOCOLS
 from labkit.recording import Recording
+from labkit.timeline import LEVELS, RASTER, SHADE, WAITING, colours
 from labkit.trial import Guarantee, Measure, Timings
 from labkit.workload import Workload
 
