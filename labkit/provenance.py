@@ -22,6 +22,11 @@ PACKAGES = (
     "pandas",
     "matplotlib",
 )
+ELSEWHERE = {
+    *("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_NAMESPACE"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_SHALLOW_FILE", "GIT_CEILING_DIRECTORIES"),
+}
+"""Variables that have git look into another repository than that of the folder; one that runs a hook sets some."""
 
 
 def versions() -> dict[str, str | None]:
@@ -74,4 +79,6 @@ def _commit() -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
+    command = ["git", "-C", str(folder), *arguments]
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

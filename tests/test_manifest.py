@@ -89,7 +89,9 @@ def test_a_sweep_is_part_of_what_was_asked_for() -> None:
     assert about["sweep"] == {"over": "rate", "values": (50.0, 100.0)}
 
 
-def test_the_commit_is_that_of_the_checkout_and_dirty_says_whether_it_was_changed(tmp_path: Path) -> None:
+def test_the_commit_is_that_of_the_checkout_and_dirty_says_whether_it_was_changed(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """In a checkout that the test makes, with a copy of the module that asks."""
     git = ["git", "-C", str(tmp_path), "-c", "user.name=A", "-c", "user.email=a@example.org"]
     (tmp_path / "labkit").mkdir()
@@ -97,8 +99,8 @@ def test_the_commit_is_that_of_the_checkout_and_dirty_says_whether_it_was_change
     copy.write_bytes(Path(provenance.__file__).read_bytes())
     ask = "import json, provenance; print(json.dumps(provenance._commit()))"
 
-    def told() -> dict[str, Any]:
-        command, place = [sys.executable, "-B", "-c", ask], {"PYTHONPATH": str(copy.parent)}
+    def told(**more: str) -> dict[str, Any]:
+        command, place = [sys.executable, "-B", "-c", ask], {"PYTHONPATH": str(copy.parent), **more}
         return dict(json.loads(subprocess.run(command, env=os.environ | place, capture_output=True, check=True).stdout))
 
     assert told() == {"commit": None, "dirty": None}
@@ -106,6 +108,10 @@ def test_the_commit_is_that_of_the_checkout_and_dirty_says_whether_it_was_change
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert told() == {"commit": head, "dirty": False}
+    other = tmp_path_factory.mktemp("other")  # as where a hook of another repository runs the lab
+    subprocess.run([*git, "init", "-q", str(other)], check=True)
+    for name, place in (("GIT_DIR", ".git"), ("GIT_WORK_TREE", "."), ("GIT_INDEX_FILE", ".git/index")):
+        assert told(**{name: str(other / place)}) == {"commit": head, "dirty": False}
     (tmp_path / "new.py").write_text("")
     assert told() == {"commit": head, "dirty": True}
 
