@@ -53,6 +53,12 @@ class Collection(Mapping[str, Run]):
             self._runs[name] = Run(self.folder / name)
         return self._runs[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """The run, or the default where there is none: a Mapping's own waits for a KeyError, which is no sentence."""
+        if name not in self:
+            return default
+        return self[name]
+
     def __contains__(self, name: object) -> bool:
         return name in self._names
 

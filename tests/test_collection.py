@@ -63,6 +63,14 @@ def test_a_run_that_there_is_not_is_a_sentence_with_those_there_are(folder: Path
         Collection(folder)[name]
 
 
+@pytest.mark.parametrize("name", ["c", "demonstrations", "d"])
+def test_asked_with_a_default_it_gives_that_where_there_is_no_run(folder: Path, name: str) -> None:
+    found = Collection(folder)
+    assert found.get(name) is None
+    assert found.get(name, 5) == 5
+    assert found.get("a", 5) is found["a"]
+
+
 def test_what_failed_is_named_with_its_experiment(folder: Path) -> None:
     assert Collection(folder).errors == {"b/loss-sse-at-most-once-reset-1": "The link stopped."}
     say(folder, {"schema": SCHEMA, "suite": SUITE, "parts": [], "errors": {"tried": "No server answered."}})
