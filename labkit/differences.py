@@ -152,7 +152,7 @@ def _differences(pairs: Mapping[str, tuple[Run, Run]], about: list[str]) -> Diff
         name, why = next(iter(refused.items()))
         raise UsageError(f"In the experiment {name!r}: {why}" if name else why)
     rows: list[dict[str, Any]] = []
-    notes, cautions = {"": about}, []
+    notes, cautions, apart = {"": about}, [], []
     for name, (a, b) in pairs.items():
         if name in refused:
             notes[name] = [f"Not compared. {refused[name]}"]
@@ -163,11 +163,17 @@ def _differences(pairs: Mapping[str, tuple[Run, Run]], about: list[str]) -> Diff
         repeats = [max((each.trial.repeat for each in run.recordings), default=0) for run in (a, b)]
         cautions += [ONE] if min(repeats) == 1 else [FEW] if 1 < min(repeats) < EVERY else []
         left_out = [f"Not comparable: outage {_grouped(unlike)}."] if unlike else []
-        notes[name] = [_told(a, unlike, *repeats), *notes.get(name, []), *left_out, *_lacking(found), *_troubles(a, b)]
+        lacking = [*left_out, *_lacking(found), *_unfinished(a, b)]
+        notes[name] = [_told(a, unlike, *repeats), *notes.get(name, []), *lacking, *_troubles(a, b)]
+        apart += lacking
         rows += [{"experiment": name, **row} for row in found]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     if not frame["verdict"].isin(COUNTED).any():
-        raise UsageError("A and B have no figure in common; give two runs that measured the same of one protocol.")
+        why = "; ".join(f"{each[0].lower()}{each[1:-1]}" for each in dict.fromkeys(apart))
+        raise UsageError(
+            f"A and B have no figure in common{why and f' ({why})'}; give two runs that measured the same of one "
+            "protocol."
+        )
     notes[""] = [*notes[""], *dict.fromkeys(cautions)]
     return Differences(frame, notes)
 
@@ -306,6 +312,11 @@ def _lacking(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _only(a: Iterable[str], b: Iterable[str]) -> list[str]:
     alone = {"A": dict.fromkeys(a), "B": dict.fromkeys(b)}
     return [f"Only in {letter}: {'; '.join(names)}." for letter, names in alone.items() if names]
+
+
+def _unfinished(a: Run, b: Run) -> list[str]:
+    """Which of the two lacks trials, be it that it was stopped or that some failed."""
+    return [f"Unfinished is {name}: {words}." for name, run in (("A", a), ("B", b)) for words in run.lacking.values()]
 
 
 def _troubles(a: Run, b: Run) -> list[str]:

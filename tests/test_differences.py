@@ -230,6 +230,7 @@ def test_what_never_came_in_one_of_them_is_said(calm: Run, tmp_path: Path) -> No
     assert "Median latency: A not measured, B 5.67 ms (5.55 to 5.78) Server" in flat(found)
 
 
+NOTHING = "A and B have no figure in common{}; give two runs that measured the same of one protocol."
 CAN = "Only runs of one workload, sweep, link and timings can be compared, and here is "
 AGAIN = "; run one of them again as the other was."
 
@@ -309,13 +310,11 @@ def test_outages_that_came_otherwise_are_left_out_and_named(tmp_path: Path) -> N
     ways = [f"at {at}, lasts 0.2, share 1, repeat 1" for at in (0.4, 0.5)]
     assert f"Not comparable: outage reset: {ways[0]} in A and {ways[1]} in B." in str(found)
     assert "the same timings, outage close: at 0.3, lasts 0.1, share 1, repeat 1. Repeats: 5 in both." in flat(found)
-    assert (
-        refusal(
-            made(tmp_path / "c", outages=(OUTAGE,), measures=(Measure.LOSS,)),
-            made(tmp_path / "d", outages=(later,), measures=(Measure.LOSS,)),
-        )
-        == "A and B have no figure in common; give two runs that measured the same of one protocol."
-    )
+    why = f"not comparable: outage reset: {ways[0]} in A and {ways[1]} in B"
+    assert refusal(
+        made(tmp_path / "c", outages=(OUTAGE,), measures=(Measure.LOSS,)),
+        made(tmp_path / "d", outages=(later,), measures=(Measure.LOSS,)),
+    ) == NOTHING.format(f" ({why})")
 
 
 def test_what_only_one_of_them_measured_is_named_by_what_is_new_in_it(calm: Run, tmp_path: Path) -> None:
@@ -335,11 +334,32 @@ def test_what_only_one_of_them_measured_is_named_by_what_is_new_in_it(calm: Run,
     )
 
 
-def test_runs_without_a_figure_in_common_are_refused(calm: Run, tmp_path: Path) -> None:
-    nothing = "A and B have no figure in common; give two runs that measured the same of one protocol."
-    assert refusal(calm, made(tmp_path / "b", protocols=("webhook",), measures=LATENCY)) == nothing
-    assert refusal(calm, made(tmp_path / "c", guarantees=(ONCE,), measures=LATENCY)) == nothing
-    assert refusal(made(tmp_path / "d", protocols=()), calm) == nothing
+def test_runs_without_a_figure_in_common_are_refused_with_what_each_has(calm: Run, tmp_path: Path) -> None:
+    a, b = "only in A: protocol sse; protocol polling; measure bandwidth; measure loss", "only in B: protocol webhook"
+    other = made(tmp_path / "b", protocols=("webhook",), measures=LATENCY)
+    assert refusal(calm, other) == NOTHING.format(f" ({a}; {b})")
+    one = made(tmp_path / "c", guarantees=(LEAST,), measures=LATENCY)
+    why = "only in A: guarantee at-least-once; only in B: guarantee at-most-once"
+    assert refusal(one, made(tmp_path / "d", guarantees=(ONCE,), measures=LATENCY)) == NOTHING.format(f" ({why})")
+    none = made(tmp_path / "e", protocols=())
+    assert refusal(none, none) == NOTHING.format("")
+
+
+def test_runs_that_differ_only_in_the_kind_of_outage_are_refused_with_both_kinds(tmp_path: Path) -> None:
+    kinds = [(OUTAGE,), (Outage("close", at=OUTAGE.at, lasts=OUTAGE.lasts),)]
+    runs = [made(tmp_path / f"{n}", outages=kind, measures=(Measure.LOSS,)) for n, kind in enumerate(kinds)]
+    assert refusal(*runs) == NOTHING.format(" (only in A: outage reset; only in B: outage close)")
+
+
+def test_a_run_that_was_stopped_is_said_to_be_unfinished(calm: Run, tmp_path: Path) -> None:
+    whole = made(tmp_path / "a", measures=LATENCY, planned=10)
+    stopped = made(tmp_path / "b", measures=LATENCY, repeat=2, planned=10)
+    assert "Unfinished is B: 4 of its 10 trials have finished." in str(compare_runs(whole, stopped))
+    assert "Unfinished is A: 4 of its 10 trials have finished." in str(compare_runs(stopped, calm))
+    assert "Unfinished" not in str(compare_runs(whole, calm))  # which does not say how many were planned
+    assert "Unfinished" not in str(compare_runs(whole, whole))
+    begun = made(tmp_path / "c", protocols=(), planned=10)
+    assert "unfinished is B: 0 of its 10 trials have finished); give" in refusal(whole, begun)
 
 
 def sweep(folder: Path, slow_at: float = 0.0, over: str = "rate", skip: float = -1.0) -> Run:
