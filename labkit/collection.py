@@ -1,18 +1,27 @@
 """A collection: the run folders of a suite, opened together, each by its experiment's name."""
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import UsageError
+from labkit import manifest
+from labkit.errors import UsageError, shown
 from labkit.results import Run
+from labkit.shape import Shape, plain, text
 from labkit.trial import SCHEMA
 
 FILE = "suite.json"
 HOME = Path(__file__).resolve().parent.parent / "data"
 """The suites and the reference data of a checkout."""
+
+SHAPE: Shape = {
+    **manifest.ORIGIN,
+    "suite": {"title": text, "tables": {"*": {}}, "charts": {"*": {}}, "seed?": plain, "quick?": plain},
+    "parts": [manifest.PART],
+    "errors?": {"*": text},
+}
+"""All that the package reads of the file, but for the tables of experiments and charts, which are a suite's own."""
 
 
 class Collection(Mapping[str, Run]):
@@ -88,14 +97,10 @@ def _about(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         raise UsageError(f"{str(folder)!r} is no suite's folder: it has no {FILE}; give what `labkit reference` named.")
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        schema, suite, parts = about["schema"], about["suite"], about["parts"]
-        tables = [suite["title"], *suite["tables"].values(), *suite["charts"].values()]
-        if not all(isinstance(table, dict) for table in tables[1:]) or not isinstance(parts, list):
-            raise TypeError("a table is no object")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{str(path)!r} is damaged; restore it, or run the suite again.") from None
-    if schema != SCHEMA:
-        raise UsageError(f"{str(folder)!r} has schema {schema!r}; this labkit reads {SCHEMA}: use its own version.")
-    return dict(about)
+    about, wrong = manifest.checked(path, SHAPE)
+    if about.get("schema", SCHEMA) != SCHEMA:
+        said = shown(about["schema"])
+        raise UsageError(f"{str(folder)!r} has schema {said}; this labkit reads {SCHEMA}: use its own version.")
+    if wrong:
+        raise UsageError(f"{str(path)!r} is damaged ({wrong}); restore it, or run the suite again.")
+    return about

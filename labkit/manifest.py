@@ -12,14 +12,48 @@ from pathlib import Path
 from typing import Any
 
 from labkit import archive, disk
-from labkit.errors import UsageError
+from labkit.errors import UsageError, shown
 from labkit.plan import SWEPT, Plan
 from labkit.provenance import machine, versions
+from labkit.shape import Shape, anything, moment, number, optional, plain, read_object, text, whole
 from labkit.trial import SCHEMA
 
 FILE = "manifest.json"
 ASKED = ("workload", "digest", "outages", "conditions", "timings", "sweep", "planned")
 """What says what was asked for; a run goes on only with the same."""
+
+PART: Shape = {
+    "seconds": number,
+    "elsewhere_cpu_s": optional(number),
+    "commit?": optional(text),
+    "started?": text,
+    "finished?": text,
+    "load_before?": optional([number]),
+    "load_after?": optional([number]),
+}
+ORIGIN: dict[str, Shape] = {
+    "schema": anything,
+    "argv?": [text],
+    "versions?": {"*": optional(text)},
+    "machine?": {"commit?": optional(text), "cores?": optional(number), "*": plain},
+}
+"""What a run and a suite both say of where they come from, as far as the package reads it."""
+
+SHAPE: dict[str, Shape] = {
+    **ORIGIN,
+    "trials": {"*": {"error?": text, "failed?": [text]}},
+    "parts?": [PART],
+    "seed?": plain,
+    "workload?": {"rate": number, "duration": number, "size": number, "subscribers": number, "*": plain},
+    "digest?": text,
+    "outages?": [{"kind": text, "*": plain}],
+    "conditions?": {"*": plain},
+    "timings?": {"*": plain},
+    "sweep?": {"over": lambda value: text(value) and value in SWEPT, "values?": [number]},
+    "planned?": whole,
+    "finished?": moment,
+}
+"""All that the package reads of a manifest. Older ones lack much of it."""
 
 
 def made(plan: Plan, offered: str, argv: list[str]) -> dict[str, Any]:
@@ -103,26 +137,25 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         raise UsageError(f"{str(folder)!r} is not a run folder: it has no {FILE}; give what `--out` named.")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        schema = manifest["schema"]
-        if not all(isinstance(entry, dict) for entry in manifest["trials"].values()):
-            raise TypeError("a trial's entry is not an object")
-        if "sweep" in manifest and manifest["sweep"]["over"] not in SWEPT:
-            raise ValueError("a sweep over something unknown")
-        if "finished" in manifest and datetime.fromisoformat(manifest["finished"]).tzinfo is None:
-            raise ValueError("a time without its zone")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _damaged(folder) from None
-    if schema != SCHEMA:
-        raise UsageError(
-            f"The run {str(folder)!r} has schema {schema!r}; this labkit reads {SCHEMA}: use its own version."
-        )
-    return dict(manifest)
+    manifest, wrong = checked(path, SHAPE)
+    if manifest.get("schema", SCHEMA) != SCHEMA:
+        said = shown(manifest["schema"])
+        raise UsageError(f"The run {str(folder)!r} has schema {said}; this labkit reads {SCHEMA}: use its own version.")
+    if wrong:
+        raise _damaged(folder, wrong)
+    return manifest
 
 
-def _damaged(folder: Path) -> UsageError:
-    return UsageError(f"The manifest of {str(folder)!r} is damaged; restore it, or run the comparison again.")
+def checked(path: Path, shape: Shape) -> tuple[dict[str, Any], str]:
+    """What a run or a suite says of itself, and what is wrong with it, in words."""
+    about, wrong = read_object(path, shape)
+    if not wrong and about.get("parts") and "cores" not in about.get("machine", {}):
+        wrong = "it has parts, and its machine lacks cores"  # of which the load by other programs is a share
+    return about, wrong
+
+
+def _damaged(folder: Path, wrong: str) -> UsageError:
+    return UsageError(f"The manifest of {str(folder)!r} is damaged ({wrong}); restore it, or run the comparison again.")
 
 
 def write(folder: Path, manifest: dict[str, Any]) -> None:
@@ -139,8 +172,8 @@ def resumed(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
     fresh = json.loads(json.dumps(fresh))  # as it would be read
     if (folder / archive.FILE).exists():
         raise UsageError(f"The run {str(folder)!r} is packed and takes no more trials; go on where it was packed from.")
-    if not all(isinstance(old.get(name), type(fresh[name])) for name in ("versions", "machine", "parts")):
-        raise _damaged(folder)
+    if lacking := [name for name in ("versions", "machine", "parts") if name not in old]:
+        raise _damaged(folder, f"it lacks {lacking[0]}")
     for name in ASKED:
         if old.get(name) != fresh.get(name):
             raise UsageError(
@@ -160,7 +193,7 @@ def resumed(folder: Path, fresh: dict[str, Any]) -> dict[str, Any]:
             try:
                 record = json.loads((place / "record.json").read_text(encoding="utf-8"))
                 told = {"digest": str(record["digest"]), "seconds": float(record["seconds"])}
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 raise UsageError(
                     f"The trial {place.name} of the run {str(folder)!r} is damaged; restore it, or remove its folder."
                 ) from None

@@ -219,7 +219,7 @@ class Dashboard(widgets.VBox):
                 run = Run(path.parent)
             except UsageError:
                 continue  # another labkit's, or no run at all
-            if len(run.errors) < len(run.manifest["trials"]) and not run.swept:
+            if len(run.errors) < len(run.manifest["trials"]) and "workload" in run.manifest and not run.swept:
                 found.append((_label(run), str(path.parent)))
         return found
 
@@ -267,7 +267,7 @@ def _status(job: Job) -> str:
 def _label(run: Run) -> str:
     """When a run ended, and what was asked for."""
     load = run.manifest["workload"]
-    kinds = ", ".join(outage["kind"] for outage in run.manifest["outages"]) or "no outage"
+    kinds = ", ".join(outage["kind"] for outage in run.manifest.get("outages", [])) or "no outage"
     what = (
         f"{load['rate']:g}/s, {load['size']:,} B, {load['subscribers']:,} subscribers, {load['duration']:g} s, {kinds}"
     )

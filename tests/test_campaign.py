@@ -458,7 +458,7 @@ def with_a_damaged_trial(out: Path) -> None:
 DAMAGES: dict[Callable[[Path], None], str] = {
     no_suite: "is no suite's folder: it has no suite.json; give what `labkit reference` named.",
     of_another_schema: f"has schema {SCHEMA + 1}; this labkit reads {SCHEMA}: use its own version.",
-    cut_short: "suite.json' is damaged; restore it, or run the suite again.",
+    cut_short: "suite.json' is damaged (it is no JSON that can be read); restore it, or run the suite again.",
     with_a_field_too_many: "suite.json' is damaged",
     with_a_field_too_few: "suite.json' is damaged",
     with_an_experiment_that_cannot_be: "In the experiment 'swept': The values to sweep over are ()",

@@ -109,9 +109,45 @@ def test_a_folder_without_the_file_of_a_suite_is_none(folder: Path, tmp_path: Pa
 )
 def test_a_damaged_file_is_a_sentence_and_stays_as_it_is(folder: Path, text: str) -> None:
     say(folder, text)
-    with pytest.raises(UsageError, match=r"suite\.json' is damaged; restore it, or run the suite again\."):
+    with pytest.raises(UsageError, match=r"suite\.json' is damaged \(.+\); restore it, or run the suite again\.$"):
         Collection(folder)
     assert (folder / FILE).read_text() == text
+
+
+PART = {"seconds": 1.0, "elsewhere_cpu_s": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("about", "wrong"),
+    [
+        ({"parts": [1]}, "parts[0] is 1"),
+        ({"parts": [{**PART, "commit": 5}]}, "parts[0].commit is 5"),
+        ({"parts": [{"seconds": 1.0}]}, "parts[0] lacks elsewhere_cpu_s"),
+        ({"parts": [PART]}, "it has parts, and its machine lacks cores"),
+        ({"machine": {"commit": 5}}, "machine.commit is 5"),
+        ({"machine": None}, "machine is None"),
+        ({"versions": None}, "versions is None"),
+        ({"versions": {"python": 3}}, "versions['python'] is 3"),
+        ({"argv": "reference"}, "argv is 'reference'"),
+        ({"errors": []}, "errors is []"),
+        ({"errors": {"tried": None}}, "errors['tried'] is None"),
+        ({"suite": {**SUITE, "title": None}}, "suite.title is None"),
+        ({"suite": {**SUITE, "tables": {"a": 5}}}, "suite.tables['a'] is 5"),
+        ({"suite": {**SUITE, "charts": None}}, "suite.charts is None"),
+    ],
+)
+def test_what_is_wrong_with_a_damaged_file_is_said(folder: Path, about: dict[str, Any], wrong: str) -> None:
+    say(folder, {"schema": SCHEMA, "suite": SUITE, "parts": [], **about})
+    with pytest.raises(UsageError) as caught:
+        Collection(folder)
+    fix = "restore it, or run the suite again."
+    assert str(caught.value) == f"{str(folder / FILE)!r} is damaged ({wrong}); {fix}"
+
+
+def test_a_file_that_is_nested_too_deeply_is_damaged(folder: Path) -> None:
+    say(folder, json.dumps({"schema": SCHEMA, "suite": SUITE})[:-1] + ', "parts": ' + "[" * 100_000)
+    with pytest.raises(UsageError, match="is damaged"):
+        Collection(folder)
 
 
 def test_a_file_that_is_no_text_is_damaged(folder: Path) -> None:

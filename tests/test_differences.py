@@ -444,6 +444,12 @@ def test_an_experiment_that_was_another_one_is_left_out_and_refused_alone(
     assert refusal(a, suite(tmp_path / "c", {"idle": other})) == f"In the experiment 'idle': {why}"
 
 
+@pytest.mark.parametrize("about", [{"versions": None}, {"parts": [1]}, {"machine": {"commit": 5}}])
+def test_a_suite_whose_file_is_damaged_is_refused(tmp_path: Path, small: dict[str, Any], about: dict[str, Any]) -> None:
+    a = suite(tmp_path / "a", {"idle": small})
+    assert "suite.json' is damaged (" in refusal(a, suite(tmp_path / "b", {"idle": small}, **about))
+
+
 def test_suites_that_cannot_be_compared_are_refused(tmp_path: Path, calm: Run, small: dict[str, Any]) -> None:
     a, b = suite(tmp_path / "a", {"idle": small}), suite(tmp_path / "b", {"chat": small})
     quick = suite(tmp_path / "quick", {"idle": small}, quick=True)

@@ -14,16 +14,22 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_charts import LOAD, spec, write_run
 
-from labkit import manifest, provenance
+from labkit import charts, manifest, provenance, report, widgets
+from labkit.differences import compare_runs
 from labkit.errors import UsageError
 from labkit.outage import Conditions, Outage
 from labkit.plan import Plan, Sweep
-from labkit.trial import SCHEMA, Measure, Timings
+from labkit.results import Run
+from labkit.trial import COMPARED, SCHEMA, Measure, Timings
 from labkit.workload import Workload, digest
 
 WORKLOAD = Workload(rate=100, duration=0.6, subscribers=3, seed=7)
@@ -225,7 +231,7 @@ def test_a_run_goes_on_neither_with_other_packages_nor_on_another_machine(
     now, old = made(), manifest.read(begun)
     names = {name for name, value in now[kind].items() if value != was} - {"commit", "dirty", "memory_gib"}
     assert len(names) >= 5
-    for name in names:
+    for name in names - {"cores"}:
         manifest.write(begun, old | {kind: old[kind] | {name: was}})
         with pytest.raises(UsageError) as caught:
             manifest.resumed(begun, now)
@@ -265,14 +271,152 @@ def test_a_trial_without_an_entry_and_with_a_damaged_record_is_named(begun: Path
     assert files(begun) == before
 
 
+def test_a_run_does_not_go_on_with_another_number_of_cores(begun: Path) -> None:
+    now = made()
+    changed(begun, lambda about: about["machine"].update(cores=99))
+    with pytest.raises(UsageError, match=rf"was begun with cores 99 and would go on with {now['machine']['cores']},"):
+        manifest.resumed(begun, now)
+
+
 @pytest.mark.parametrize("name", ["versions", "machine", "parts"])
-@pytest.mark.parametrize("value", [None, 5, "gone"])
-def test_a_manifest_that_does_not_say_where_it_comes_from_is_damaged(begun: Path, name: str, value: object) -> None:
-    changed(begun, lambda about: about.pop(name) if value == "gone" else about.update({name: value}))
+def test_a_manifest_that_does_not_say_where_it_comes_from_is_damaged(begun: Path, name: str) -> None:
+    changed(begun, lambda about: about.pop(name))
     before = files(begun)
-    with pytest.raises(UsageError, match=r"manifest of .* is damaged; restore it"):
+    with pytest.raises(UsageError, match=rf"manifest of .* is damaged \(it lacks {name}\); restore it"):
         manifest.resumed(begun, made())
     assert files(begun) == before
+
+
+PART = {"seconds": 1.0, "elsewhere_cpu_s": None}
+DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
+    "no parts": ({"parts": None}, "parts is None"),
+    "a part": ({"parts": [PART, 1]}, "parts[1] is 1"),
+    "a part's time": ({"parts": [{"elsewhere_cpu_s": 1.0}]}, "parts[0] lacks seconds"),
+    "a part's share": ({"parts": [{"seconds": 1.0}]}, "parts[0] lacks elsewhere_cpu_s"),
+    "a part's long time": ({"parts": [PART | {"seconds": 10**400}]}, "parts[0].seconds is 1000000"),
+    "a part's commit": ({"parts": [PART | {"commit": 5}]}, "parts[0].commit is 5"),
+    "a part's load": ({"parts": [PART | {"load_before": 5}]}, "parts[0].load_before is 5"),
+    "a machine without cores": ({"parts": [PART], "machine": {}}, "it has parts, and its machine lacks cores"),
+    "outages": ({"outages": None}, "outages is None"),
+    "an outage": ({"outages": [{"at": 1.0}]}, "outages[0] lacks kind"),
+    "an outage's kind": ({"outages": [{"kind": ["reset"]}]}, "outages[0].kind is ['reset']"),
+    "a machine": ({"machine": "mine"}, "machine is 'mine'"),
+    "cores": ({"machine": {"cores": "two"}}, "machine.cores is 'two'"),
+    "a commit": ({"machine": {"commit": 5}}, "machine.commit is 5"),
+    "versions": ({"versions": ["3.11"]}, "versions is ['3.11']"),
+    "a workload": ({"workload": None}, "workload is None"),
+    "a rate": ({"workload": {**WORKLOAD.to_json(), "rate": "high"}}, "workload.rate is 'high'"),
+    "a workload's own": ({"workload": {**WORKLOAD.to_json(), "arrival": [[]]}}, "workload['arrival'] is [[]]"),
+    "conditions": ({"conditions": []}, "conditions is []"),
+    "timings": ({"timings": 5}, "timings is 5"),
+    "a digest": ({"digest": 5}, "digest is 5"),
+    "a sweep": ({"sweep": {"over": "moon"}}, "sweep.over is 'moon'"),
+    "a sweep's values": ({"sweep": {"over": "rate", "values": 5}}, "sweep.values is 5"),
+    "planned": ({"planned": "ten"}, "planned is 'ten'"),
+    "a command": ({"argv": [5]}, "argv[0] is 5"),
+    "trials": ({"trials": None}, "trials is None"),
+    "a trial": ({"trials": {"a": []}}, "trials['a'] is []"),
+    "an error": ({"trials": {"a": {"error": None}}}, "trials['a'].error is None"),
+    "errors": ({"trials": {"a": {"failed": "Twice."}}}, "trials['a'].failed is 'Twice.'"),
+    "an end": ({"finished": "yesterday"}, "finished is 'yesterday'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_what_is_wrong_with_a_damaged_manifest_is_said(begun: Path, damage: str) -> None:
+    about, wrong = DAMAGED[damage]
+    manifest.write(begun, made() | about)
+    before = files(begun)
+    for read in (manifest.read, lambda folder: manifest.resumed(folder, made())):
+        with pytest.raises(UsageError) as caught:
+            read(begun)
+        assert str(caught.value).startswith(f"The manifest of {str(begun)!r} is damaged ({wrong}")
+        assert str(caught.value).endswith("); restore it, or run the comparison again.")
+    assert files(begun) == before
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with a trial of each measure, as those of its first part left it."""
+    folder = tmp_path_factory.mktemp("recorded")
+    run = write_run(folder, {spec(measure, "sse"): {} for measure in COMPARED}, {"latency-sse-durable-1": "It broke."})
+    about = json.loads(json.dumps(made(replace(PLAN, workload=LOAD))))
+    part = manifest.Part(about).so_far() | {"load_before": [0.5, 0.5, 0.5], "load_after": [1.0, 0.5, 0.5]}
+    ends = {"parts": [part, part | {"elsewhere_cpu_s": 9.0}], "finished": part["finished"]}
+    manifest.write(folder, about | ends | {"trials": run.manifest["trials"]})
+    return folder
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Of every value in a manifest the way to it; the manifest itself is one."""
+    yield at
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(each, (*at, key))
+
+
+def put(value: Any, at: tuple[Any, ...], other: Any) -> Any:
+    """The same with another value there."""
+    if not at:
+        return other
+    inner = dict(value) if isinstance(value, dict) else list(value)
+    inner[at[0]] = put(value[at[0]], at[1:], other)
+    return inner
+
+
+OTHER = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.just(10**400) | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_whatever_one_value_is_replaced_by_the_run_can_be_used_or_is_refused(recorded: Path, data: Any) -> None:
+    """By all that reads a manifest: a report, without its charts; a comparison; the dashboard's history; going on."""
+    text = (recorded / manifest.FILE).read_text()
+    about = json.loads(text)
+    other = put(about, data.draw(st.sampled_from(list(places(about)))), data.draw(OTHER))
+    said = []
+    with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "drawings", lambda *_, **__: {})
+        (Path(place) / "trials").symlink_to(recorded / "trials")
+        (Path(place) / manifest.FILE).write_text(json.dumps(other))
+        for use in (
+            lambda run: report.page(run.folder),
+            lambda run: [str(each) for each in (compare_runs(run, recorded), compare_runs(recorded, run))],
+            lambda run: widgets._label(run),
+            lambda run: manifest.resumed(run.folder, about),
+        ):
+            try:
+                use(Run(Path(place)))
+            except UsageError as error:
+                said.append(str(error))
+    assert [sentence for sentence in said if not sentence.endswith(".") or "\n" in sentence] == []
+
+
+@pytest.mark.parametrize("schema", [1, None, [[]]])
+def test_of_another_schema_nothing_else_is_expected(tmp_path: Path, schema: Any) -> None:
+    manifest.write(tmp_path, {"schema": schema, "trials": 5})
+    with pytest.raises(UsageError, match=rf"has schema {re.escape(repr(schema))}; this labkit reads {SCHEMA}: use"):
+        manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"schema": 2, "trials": %s', "%s"])
+def test_a_manifest_that_is_nested_too_deeply_is_damaged(tmp_path: Path, text: str) -> None:
+    (tmp_path / manifest.FILE).write_text(text % ("[" * 100_000))
+    with pytest.raises(UsageError, match=r"is damaged \(it is no JSON that can be read\); restore it"):
+        manifest.read(tmp_path)
+
+
+def test_what_an_older_manifest_lacks_is_no_damage(tmp_path: Path) -> None:
+    for lacking in made():
+        if lacking not in ("schema", "trials"):
+            about = {name: value for name, value in made().items() if name != lacking}
+            manifest.write(tmp_path, about)
+            assert manifest.read(tmp_path) == json.loads(json.dumps(about))
+    manifest.write(tmp_path, {"schema": SCHEMA, "trials": {}})
+    assert manifest.read(tmp_path) == {"schema": SCHEMA, "trials": {}}
 
 
 def test_an_entry_keeps_every_way_in_which_its_trial_failed() -> None:

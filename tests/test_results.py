@@ -506,7 +506,7 @@ def test_a_file_is_not_a_run(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe", b"null", b"[]", b"7", b"{}", b'{"schema": 1}', b'{"schema": 1, "trials": []}'],
+    [b"", b"{", b"\xff\xfe", b"null", b"[]", b"7", b"{}", b'{"schema": 2}', b'{"schema": 2, "trials": []}'],
 )
 def test_a_damaged_manifest_is_refused(recorded, content):
     made = recorded()
@@ -514,7 +514,7 @@ def test_a_damaged_manifest_is_refused(recorded, content):
     (made.folder / "manifest.json").write_bytes(content)
     text = refusal(made.folder)
     assert "manifest" in text
-    assert "damaged" in text
+    assert " is damaged (" in text
     assert str(made.folder) in text
 
 
