@@ -26,6 +26,10 @@ MAX_SIZE = 1_000_000
 
 MAX_TOPICS = 1000
 MAX_EVENTS = 10_000_000
+
+MAX_BYTES = 2_000_000_000
+"""Of all events together: a producer has its whole load in memory, and several trials run at a time."""
+
 MAX_DURATION = 3600.0
 LOGNORMAL_SIGMA = 0.6
 BURST_EVENTS = 20
@@ -112,6 +116,11 @@ class Workload:
         if self.rate * self.duration > MAX_EVENTS:
             raise UsageError(
                 f"{self.rate:g} events/s for {self.duration:g} s are over {MAX_EVENTS:,} events; lower one."
+            )
+        if self.rate * self.duration * self.size > MAX_BYTES:
+            raise UsageError(
+                f"{self.rate:,.10g} events/s of {self.size:,} bytes for {self.duration:,.10g} s are over {MAX_BYTES:,} "
+                "bytes; lower one."
             )
 
     @staticmethod
@@ -204,5 +213,5 @@ def _check(name: str, value: float, low: float, high: float, unit: str, whole: b
 
 
 def _choose(name: str, value: str, table: dict[str, Any]) -> None:
-    if value not in table:
-        raise UsageError(f"{name} is {value!r}; choose one of {', '.join(table)}.")
+    if value not in list(table):  # what has no hash is none of them either
+        raise UsageError(f"{name} is {shown(value)}; choose one of {', '.join(table)}.")

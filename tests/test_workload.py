@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from labkit.errors import UsageError
 from labkit.event import Event, decode, encode
-from labkit.workload import MAX_SIZE, WARMUP, Workload, digest
+from labkit.workload import MAX_BYTES, MAX_DURATION, MAX_SIZE, WARMUP, Workload, digest
 
 # A busy machine must not fail a test.
 SOME = settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
@@ -246,7 +246,13 @@ def test_a_size_below_the_envelope_is_refused_with_the_smallest_that_there_is(to
 
 @pytest.mark.parametrize(
     ("name", "value", "choices"),
-    [("arrival", "random", "constant, poisson, bursty"), ("sizes", "", "fixed, lognormal"), ("sizes", None, "fixed")],
+    [
+        ("arrival", "random", "constant, poisson, bursty"),
+        ("arrival", [], "constant, poisson, bursty"),
+        ("sizes", "", "fixed, lognormal"),
+        ("sizes", None, "fixed"),
+        ("sizes", {}, "fixed"),
+    ],
 )
 def test_an_unknown_choice_is_refused_with_those_there_are(name, value, choices):
     text = refusal(**{name: value})
@@ -256,7 +262,21 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name, value, choices)
 
 def test_more_events_than_fit_are_refused():
     assert "10,000,000" in refusal(rate=100_000, duration=101)
-    assert Workload(rate=100_000, duration=100).rate == 100_000
+    assert Workload(rate=100_000, duration=100, size=SMALLEST).rate == 100_000
+
+
+@pytest.mark.parametrize(
+    ("rate", "duration", "size"), [(1000, 10, 200_001), (1000, 10.001, 200_000), (1_000_000, 3, MAX_SIZE)]
+)
+def test_more_bytes_than_fit_are_refused_with_all_three_numbers(rate, duration, size):
+    said = f"{rate:,} events/s of {size:,} bytes for {duration:g} s are over {MAX_BYTES:,} bytes; lower one."
+    assert refusal(rate=rate, duration=duration, size=size) == said
+
+
+def test_as_many_bytes_as_fit_are_taken_and_so_is_each_limit_by_itself():
+    assert Workload(rate=1000, duration=10, size=200_000).rate * 10 * 200_000 == MAX_BYTES
+    for name, most in {"rate": 1_000_000, "duration": MAX_DURATION, "size": MAX_SIZE}.items():
+        assert getattr(Workload(**{name: most}), name) == most
 
 
 def test_a_rate_that_gives_no_event_is_refused():
