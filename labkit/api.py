@@ -8,7 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from labkit import charts, intervals
-from labkit.errors import UsageError
+from labkit.errors import UsageError, shown
 from labkit.outage import OUTAGES, Conditions, Outage
 from labkit.plan import OUT_OF_THE_BOX, SWEPT, Plan, Sweep, unmet
 from labkit.protocols import PROTOCOLS
@@ -65,17 +65,22 @@ def planned(
     workload = workload or Workload()
     if guarantees is None:
         guarantees = tuple(Guarantee) if outage == ALL else OUT_OF_THE_BOX
-    names = (protocols,) if isinstance(protocols, str) else tuple(protocols)
-    return Plan(
+    names = tuple(_words("protocols", protocols, PROTOCOLS))
+    plan = Plan(
         workload=workload,
         protocols=names,
-        guarantees=tuple(map(Guarantee.named, [guarantees] if isinstance(guarantees, str) else guarantees)),
-        measures=tuple(map(Measure.named, [measures] if isinstance(measures, str) else measures)),
+        guarantees=tuple(map(Guarantee.named, _words("guarantees", guarantees, Guarantee))),
+        measures=tuple(map(Measure.named, _words("measures", measures, Measure))),
         outages=_outages(outage, workload, names),
         repeat=repeat,
         timings=timings or Timings(),
         conditions=conditions or Conditions(),
     )
+    if not plan.measures:
+        raise UsageError(f"There is nothing to measure; name one or several of {', '.join(Measure)}.")
+    if plan.measures == (Measure.LOSS,) and not plan.outages:
+        raise UsageError("Loss is measured in an outage, and there is none; name one, or another measure.")
+    return plan
 
 
 def sweep(
@@ -115,17 +120,21 @@ def swept(
     linked: bool = False,
 ) -> Plan:
     """What `sweep` carries out when it is called so. UsageError for bad input."""
-    wanted = protocols or (("polling", "longpolling") if over == "interval" else tuple(PROTOCOLS))
+    sweep = Sweep(over, tuple(values) if isinstance(values, Iterable) else (values,))
+    if protocols is None:
+        protocols = ("polling", "longpolling") if over == "interval" else tuple(PROTOCOLS)
+    if not isinstance(linked, bool):
+        raise UsageError(f"linked is {shown(linked)}; it has to be true or false.")
     if guarantees is None:
         guarantees = Guarantee.AT_LEAST_ONCE if over == "interval" else Guarantee.AT_MOST_ONCE
     return Plan(
         workload=workload or Workload(duration=1.0),
-        protocols=(wanted,) if isinstance(wanted, str) else tuple(wanted),
-        guarantees=tuple(map(Guarantee.named, [guarantees] if isinstance(guarantees, str) else guarantees)),
-        measures=(Measure.COST if linked else SWEPT.get(over, Measure.COST),),
+        protocols=tuple(_words("protocols", protocols, PROTOCOLS)),
+        guarantees=tuple(map(Guarantee.named, _words("guarantees", guarantees, Guarantee))),
+        measures=(Measure.COST if linked else SWEPT[over],),
         repeat=repeat,
         timings=timings or Timings(),
-        sweep=Sweep(over, tuple(values) if isinstance(values, Iterable) else (values,)),
+        sweep=sweep,
     )
 
 
@@ -142,6 +151,15 @@ def carry_out(plan: Plan, out: Path | str | None, argv: Iterable[str], what: str
     return _finish(folder, drawn)
 
 
+def _words(name: str, given: Any, known: Iterable[str]) -> list[Any]:
+    """One word, or several. UsageError for what is neither; whether each is known, is for others to say."""
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise UsageError(f"{name} is {shown(given)}; name one or several of {', '.join(known)}.")
+    return list(given)
+
+
 def _outages(
     wanted: Outage | str | Sequence[str] | None, workload: Workload, protocols: tuple[str, ...]
 ) -> tuple[Outage, ...]:
@@ -149,10 +167,10 @@ def _outages(
         return ()
     if isinstance(wanted, Outage):
         return (wanted,)
-    kinds = list(OUTAGES) if wanted == ALL else [wanted] if isinstance(wanted, str) else list(wanted)
+    kinds = list(OUTAGES) if wanted == ALL else _words("outage", wanted, [*OUTAGES, ALL, NONE])
     for kind in kinds:
-        if kind not in OUTAGES:
-            raise UsageError(f"There is no outage {kind!r}; choose {', '.join(OUTAGES)}, {ALL}, or {NONE}.")
+        if kind not in list(OUTAGES):  # what has no hash is none of them either
+            raise UsageError(f"There is no outage {shown(kind)}; choose {', '.join(OUTAGES)}, {ALL}, or {NONE}.")
     length = workload.length
     outages = [Outage(kind, at=round(length / 3, 6), lasts=round(length / 6, 6)) for kind in kinds]
     if wanted == ALL:

@@ -3,12 +3,13 @@
 import math
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
-from labkit.errors import UsageError
+from labkit.errors import UsageError, shown
 from labkit.outage import Conditions, Outage, Strikes
 from labkit.protocols import PROTOCOLS, find
 from labkit.trial import COMPARED, Guarantee, Measure, Timings, Trial
@@ -46,12 +47,15 @@ class Sweep:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.over not in SWEPT:
-            raise UsageError(f"There is no sweep over {self.over!r}; choose from {', '.join(SWEPT)}.")
-        numbers = all(isinstance(value, Real) and not isinstance(value, bool) for value in self.values)
-        if not numbers or not 1 <= len(set(self.values)) == len(self.values) <= MOST_VALUES:
+        if self.over not in list(SWEPT):  # what has no hash is none of them either
+            raise UsageError(f"There is no sweep over {shown(self.over)}; choose from {', '.join(SWEPT)}.")
+        numbers = [value for value in self.values if isinstance(value, Real) and not isinstance(value, bool)]
+        fit = [value for value in numbers if not isinstance(value, int) or abs(value) <= sys.float_info.max]
+        digits = {f"{float(value):.12g}" for value in fit}  # as many as the name of a trial has of it
+        if not 1 <= len(digits) == len(self.values) <= MOST_VALUES:
             raise UsageError(
-                f"The values to sweep over are {self.values!r}; give 1 to {MOST_VALUES} different numbers, as 1,10,100."
+                f"The values to sweep over are {shown(self.values)}; give 1 to {MOST_VALUES} different numbers, as "
+                "1,10,100."
             )
         object.__setattr__(self, "values", tuple(map(float, self.values)))
 
@@ -91,10 +95,12 @@ class Plan:
     def __post_init__(self) -> None:
         for name in self.protocols:
             find(name)
+        for several in ("protocols", "guarantees", "measures", "outages"):  # named twice it is the same trials
+            object.__setattr__(self, several, tuple(dict.fromkeys(getattr(self, several))))
         if not self.protocols or not self.guarantees:
             raise UsageError(f"There is nothing to compare; name a protocol ({', '.join(PROTOCOLS)}) and a guarantee.")
         if isinstance(self.repeat, bool) or not (isinstance(self.repeat, int) and 1 <= self.repeat <= MOST_REPEATS):
-            raise UsageError(f"repeat is {self.repeat!r}; it has to be a whole number from 1 to {MOST_REPEATS}.")
+            raise UsageError(f"repeat is {shown(self.repeat)}; it has to be a whole number from 1 to {MOST_REPEATS}.")
         if Measure.DUPLEX in self.measures and set(self.guarantees) == {Guarantee.DURABLE}:
             raise UsageError("No log keeps an answer, so there is no durable duplex trial; choose another guarantee.")
         if self.sweep and self.sweep.over == "interval" and "polling" not in self.protocols:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,8 +131,11 @@ def test_the_values_may_come_from_numpy() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [(), (1, 1), (1, 1.0), (1, True), (1, "2"), ("1,2",), (None,), tuple(range(1, MOST_VALUES + 2))],
-    ids=str,
+    [
+        *((), (1, 1), (1, 1.0), (1, 1 + 1e-13), (1, True), (1, "2"), ("1,2",), (None,), ([1],), (10**400,)),
+        tuple(range(1, MOST_VALUES + 2)),
+    ],
+    ids=lambda values: str(values)[:20],
 )
 def test_values_that_are_not_different_numbers_are_refused(values: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match=r"^The values to sweep over are .*; give 1 to 20 different numbers, as 1,10,"):
@@ -142,10 +146,12 @@ def test_as_many_values_as_allowed_are_taken() -> None:
     assert len(swept("rate", *range(1, MOST_VALUES + 1), workload=replace(WORKLOAD, duration=1))) == MOST_VALUES
 
 
-def test_what_cannot_be_swept_over_is_refused_with_what_can() -> None:
-    sentence = r"^There is no sweep over 'seed'; choose from rate, topics, subscribers, size, interval\.$"
-    with pytest.raises(UsageError, match=sentence):
-        Sweep("seed", (1, 2))
+@pytest.mark.parametrize("over", ["seed", ["rate"], 5], ids=str)
+def test_what_cannot_be_swept_over_is_refused_with_what_can(over: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        Sweep(over, (1, 2))
+    choices = "rate, topics, subscribers, size, interval"
+    assert str(caught.value) == f"There is no sweep over {over!r}; choose from {choices}."
 
 
 @pytest.mark.parametrize(
@@ -182,6 +188,19 @@ def test_a_trace_is_swept_over_what_it_has_not_of_its_own(tmp_path: Path) -> Non
         sentence = rf"^A trace has a {over} of its own; sweep over subscribers or interval, or leave it out\.$"
         with pytest.raises(UsageError, match=sentence):
             swept(over, value, workload=trace)
+
+
+def test_what_is_named_twice_is_the_same_trials_once() -> None:
+    twice = Plan(
+        WORKLOAD,
+        ("sse", "websocket", "sse"),
+        (Guarantee.DURABLE, Guarantee.DURABLE),
+        (Measure.LOSS, Measure.LATENCY, Measure.LOSS),
+        (OUTAGE, replace(OUTAGE)),
+    )
+    once = Plan(WORKLOAD, ("sse", "websocket"), (Guarantee.DURABLE,), (Measure.LOSS, Measure.LATENCY), (OUTAGE,))
+    assert twice == once
+    assert [trial.name for trial in twice.trials()] == [trial.name for trial in once.trials()]
 
 
 def duplex(workload: Workload = WORKLOAD, **plan: object) -> list[Trial]:
