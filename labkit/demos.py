@@ -25,7 +25,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from labkit import disk
 from labkit.clients import Client
-from labkit.errors import UsageError
+from labkit.errors import UsageError, shown
 from labkit.protocols import PROTOCOLS
 from labkit.proxy import Proxy
 from labkit.server import Server, free_port, launch
@@ -313,16 +313,18 @@ def run(names: str | Iterable[str] = tuple(DEMONSTRATIONS)) -> Any:
     """Carries out demonstrations: a DataFrame with the columns of `Fact`. UsageError for a name that is none."""
     import pandas as pd
 
-    wanted = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
-    check(wanted)
-    return pd.DataFrame([fact for name in wanted for fact in DEMONSTRATIONS[name]()], columns=Fact._fields)
+    return pd.DataFrame([fact for name in wanted(names) for fact in DEMONSTRATIONS[name]()], columns=Fact._fields)
 
 
-def check(names: Iterable[str]) -> None:
-    """UsageError for a name that is none."""
-    for name in names:
+def wanted(names: Any) -> list[str]:
+    """The demonstrations of these names, each once; UsageError for none, and for a name that is none."""
+    several = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
+    for name in several:
         if name not in list(DEMONSTRATIONS):
-            raise UsageError(f"There is no demonstration {name!r}; choose from {', '.join(DEMONSTRATIONS)}.")
+            raise UsageError(f"There is no demonstration {shown(name)}; choose from {', '.join(DEMONSTRATIONS)}.")
+    if not several:
+        raise UsageError(f"There is no demonstration to carry out; name one or several of {', '.join(DEMONSTRATIONS)}.")
+    return list(dict.fromkeys(several))
 
 
 def save(facts: Any, folder: Path) -> None:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ from labkit.trial import Timings
 from labkit.workload import Workload
 
 DEMONSTRATIONS = "demonstrations"
+MOST_LETTERS = 60
 PLANS: dict[str, Callable[..., Plan]] = {"compare": api.planned, "sweep": api.swept}
 KINDS = (*PLANS, DEMONSTRATIONS)
 MADE = {"workload": Workload, "timings": Timings, "conditions": Conditions, "outage": Outage}
+TABLES = {"workload": "{ rate = 100 }", "timings": "{ poll = 0.1 }", "conditions": "{ delay = 0.02 }"}
+"""What can be written as a table alone, and what one is like; an outage may have its kind's name instead."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,18 @@ class Experiment:
         repeat: takes the place of its own.
         """
         with self._named():
-            load = self.arguments.get("workload", {})
-            if not isinstance(load, Mapping):
-                raise UsageError(f"workload is {shown(load)}; write it as a table, {{ rate = 100 }}.")
-            given = {**self.arguments, "workload": {**load, **(self.quick if quick else {})}}
-            given |= {} if repeat is None else {"repeat": repeat}
+            given = {"workload": {}, **self.arguments}
             _check_names("it", given, PLANS[self.kind])
+            for name, example in TABLES.items():
+                if name in given and not isinstance(given[name], Mapping):
+                    raise UsageError(f"{name} is {shown(given[name])}; write it as a table, {example}.")
+            given["workload"] = {**given["workload"], **(self.quick if quick else {})}
             for name, made in MADE.items():
-                if isinstance(given.get(name), dict):
+                if isinstance(given.get(name), Mapping):
                     _check_names(name, given[name], made)
                     given[name] = made(**given[name])
-            inspect.signature(PLANS[self.kind]).bind(**given)
             plan = PLANS[self.kind](**given)
+            plan = plan if repeat is None else replace(plan, repeat=repeat)
             plan.check()
             for load in {trial.workload for trial in plan.trials()}:
                 load.schedule()
@@ -87,8 +90,6 @@ class Experiment:
             yield
         except UsageError as error:
             raise UsageError(f"In the experiment {self.name!r}: {error}") from None
-        except (TypeError, AttributeError) as error:
-            raise UsageError(f"In the experiment {self.name!r}: it cannot be: {error}.") from None
 
     def carry_out(self, out: Path, quick: bool = False) -> None:
         """Runs it into a folder. UsageError before anything starts."""
@@ -103,10 +104,7 @@ class Experiment:
             _check_names("it", self.arguments, demos.run)
             if "names" not in self.arguments:
                 raise UsageError(f"it has no 'names'; choose from {', '.join(demos.DEMONSTRATIONS)}.")
-            names = self.arguments["names"]
-            wanted = [names] if isinstance(names, str) else list(names)
-            demos.check(wanted)
-            return wanted
+            return demos.wanted(self.arguments["names"])
 
     def demonstrate(self, out: Path) -> None:
         """Runs the demonstrations it names into a folder."""
@@ -133,8 +131,19 @@ class Experiment:
         return UsageError(f"It takes a run with {', '.join(lacking)}.") if lacking else run
 
 
+def check_name(what: str, name: str) -> None:
+    """UsageError where a folder or a file cannot have the name on every system: of 255 bytes, a letter may take 4."""
+    if not name.replace("-", "").replace("_", "").isalnum() or len(name) > MOST_LETTERS:
+        raise UsageError(
+            f"{what} is called {shown(name)}, which no file can be; use letters and hyphens, at most {MOST_LETTERS}."
+        )
+
+
 def _check_names(what: str, given: Mapping[str, Any], made: Callable[..., Any]) -> None:
-    """UsageError where something is given that is no argument of what is made of it."""
+    """UsageError where something is given that is no argument of what is made of it, or one is lacking."""
     known = inspect.signature(made).parameters
     if unknown := [name for name in given if name not in known]:
         raise UsageError(f"{what} has {shown(unknown[0])}; choose from {', '.join(known)}.")
+    needed = [name for name, parameter in known.items() if parameter.default is parameter.empty]
+    if lacking := [name for name in needed if name not in given]:
+        raise UsageError(f"{what} has no {lacking[0]!r}; it needs {' and '.join(needed)}.")

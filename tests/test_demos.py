@@ -138,7 +138,7 @@ def test_there_has_to_be_such_a_demonstration() -> None:
     assert str(caught.value).startswith("There is no demonstration 'magic'; choose from reach, any_server, ")
 
 
-@pytest.mark.parametrize("name", [None, 3, [[]]])
+@pytest.mark.parametrize("name", [None, 3, [[]], []])
 def test_what_is_no_name_is_no_demonstration(name) -> None:
     with pytest.raises(UsageError, match="There is no demonstration"):
         demos.run(name)
@@ -146,6 +146,12 @@ def test_what_is_no_name_is_no_demonstration(name) -> None:
 
 def test_one_demonstration_may_be_named_alone() -> None:
     assert set(demos.run("half_open").demonstration) == {"half_open"}
+
+
+def test_a_demonstration_named_twice_is_carried_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fact = demos.Fact("reach", "sse", "buffers", 1.0)
+    monkeypatch.setitem(demos.DEMONSTRATIONS, "reach", lambda: iter([fact]))
+    assert len(demos.run(["reach", "reach"])) == 1
 
 
 def test_a_proxy_for_the_world_outside_is_not_asked(monkeypatch, closed_port) -> None:

@@ -1,14 +1,17 @@
 """Experiments as data: a table in, a plan out; what cannot be is a sentence that names it. Nothing is run."""
 
+import inspect
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from labkit import demos, suite
+from labkit import api, demos, suite
 from labkit.errors import UsageError
-from labkit.experiment import Experiment
+from labkit.experiment import MOST_LETTERS, Experiment, check_name
 from labkit.outage import Conditions, Outage
 from labkit.plan import OUT_OF_THE_BOX, Sweep
 from labkit.protocols import PROTOCOLS
@@ -126,39 +129,55 @@ def test_a_table_that_describes_no_experiment_is_a_sentence(table: dict[str, Any
         ({"workload": 5}, ["the experiment 'mine': workload is 5", "{ rate = 100 }"]),
         ({"workload": {"rate": 0}}, ["rate is 0", "0.1"]),
         ({"workload": {"rate": "fast"}}, ["rate is 'fast'", "a number"]),
-        ({"workload": {"arrival": ["poisson"]}}, ["the experiment 'mine': "]),
+        ({"workload": {"arrival": ["poisson"]}}, ["arrival is ['poisson']", "constant, poisson, bursty"]),
+        ({"workload": {"rate": 10**6, "size": 10**6}}, ["1,000,000 events/s of 1,000,000 bytes", "lower one"]),
+        ({"timings": "x"}, ["timings is 'x'; write it as a table, { poll = 0.1 }."]),
+        ({"timings": 0}, ["timings is 0;"]),
+        ({"conditions": 3}, ["conditions is 3; write it as a table, { delay = 0.02 }."]),
+        ({"conditions": []}, ["conditions is [];"]),
         ({"workload": {"duration": 0.1}, "quick": {"duration": 0}, "measures": "cost"}, ["duration is 0"]),
         ({"timings": {"poll": -1}}, ["poll is -1"]),
         ({"timings": {"pol": 1}}, ["the experiment 'mine': timings has 'pol'", "poll"]),
         ({"conditions": {"delay": 100}}, ["delay is 100", "10 s"]),
         ({"protocols": "pigeon"}, ["'pigeon'", "websocket"]),
-        ({"protocols": 5}, ["the experiment 'mine': "]),
+        ({"protocols": 5}, ["protocols is 5", "websocket"]),
+        ({"protocols": [["sse"]]}, ["no protocol ['sse']"]),
         ({"protocols": []}, ["nothing to compare"]),
         ({"guarantees": "exactly-once"}, ["'exactly-once'", "at-least-once"]),
         ({"guarantees": [5]}, ["There is no guarantee '5'"]),
+        ({"guarantees": 5}, ["guarantees is 5", "at-least-once"]),
+        ({"measures": 5}, ["measures is 5", "latency"]),
+        ({"measures": []}, ["nothing to measure", "latency"]),
+        ({"measures": "loss", "outage": "none"}, ["Loss is measured in an outage", "name one"]),
         ({"measures": "beauty"}, ["'beauty'", "latency"]),
         ({"outage": "earthquake"}, ["'earthquake'", "reset"]),
-        ({"outage": 5}, ["the experiment 'mine': "]),
+        ({"outage": 5}, ["outage is 5", "reset"]),
+        ({"outage": [{"kind": "reset"}]}, ["no outage {'kind': 'reset'}"]),
         ({"outage": {"kind": "close", "when": 1}}, ["the experiment 'mine': outage has 'when'", "lasts"]),
         ({"outage": {"kind": "close", "at": 0.1, "lasts": 0}}, ["lasts 0 s"]),
         ({"outage": "broker-crash", "protocols": "sse"}, ["sse has no broker"]),
         ({"repeat": 0}, ["repeat is 0", "100"]),
+        ({"repeat": -1}, ["repeat is -1", "100"]),
         ({"repeat": 1.5}, ["repeat is 1.5"]),
+        ({"repeat": "x"}, ["repeat is 'x'"]),
     ],
 )
 def test_a_comparison_that_cannot_be_is_a_sentence_with_the_value(table: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(UsageError) as caught:
-        of(kind="compare", **table).plan(quick="quick" in table).check()
-    for word in words:
-        assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
+    for repeat in (None, 2):  # what takes the place of its own repeat, does not hide that this is wrong
+        with pytest.raises(UsageError) as caught:
+            of(kind="compare", **table).plan(quick="quick" in table, repeat=repeat)
+        for word in ("In the experiment 'mine': ", *words):
+            assert word in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({}, ["the experiment 'mine': ", "'over'"]),
-        ({"over": "rate"}, ["the experiment 'mine': ", "'values'"]),
+        ({}, ["the experiment 'mine': it has no 'over'; it needs over and values."]),
+        ({"over": "rate"}, ["the experiment 'mine': it has no 'values'; it needs over and values."]),
+        ({"over": ["rate"], "values": [1]}, ["no sweep over ['rate']", "rate, topics, subscribers, size, interval"]),
+        ({"over": "rate", "values": [10], "linked": 1}, ["linked is 1; it has to be true or false."]),
         ({"over": "beauty", "values": [1]}, ["no sweep over 'beauty'", "rate, topics, subscribers, size, interval"]),
         ({"over": "rate", "values": []}, ["are ()", "1 to 20 different numbers"]),
         ({"over": "rate", "values": [10, 10]}, ["(10, 10)"]),
@@ -171,7 +190,7 @@ def test_a_comparison_that_cannot_be_is_a_sentence_with_the_value(table: dict[st
 )
 def test_a_sweep_that_cannot_be_is_a_sentence_with_the_value(table: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
-        of(kind="sweep", **table).plan().check()
+        of(kind="sweep", **table).plan()
     for word in words:
         assert word in str(caught.value)
 
@@ -181,7 +200,9 @@ def test_a_sweep_that_cannot_be_is_a_sentence_with_the_value(table: dict[str, An
     [
         ({}, ["the experiment 'mine': ", "'names'"]),
         ({"name": ["reach"]}, ["the experiment 'mine': ", "'name'"]),
-        ({"names": 5}, ["the experiment 'mine': "]),
+        ({"names": 5}, ["no demonstration 5", "reach"]),
+        ({"names": []}, ["no demonstration to carry out", "reach"]),
+        ({"names": [["reach"]]}, ["no demonstration ['reach']"]),
         ({"names": ["reach", "fly"]}, ["no demonstration 'fly'", "reach"]),
     ],
 )
@@ -201,6 +222,58 @@ def test_demonstrations_that_there_are_not_are_a_sentence_before_any_is_run(
 def test_demonstrations_are_named_one_or_several() -> None:
     assert of(kind="demonstrations", names="reach").demonstrated() == ["reach"]
     assert of(kind="demonstrations", names=["half_open", "reach"]).demonstrated() == ["half_open", "reach"]
+    assert of(kind="demonstrations", names=["half_open", "reach", "half_open"]).demonstrated() == ["half_open", "reach"]
+
+
+ODD: list[Any] = [-1, 0, 2.5, True, "", "x", [], [[]], [3], ["x", "x"], [{}], {"nope": 1}, {"": {}}, 10**400, math.nan]
+WHOLE: list[tuple[str, dict[str, Any], Callable[..., Any]]] = [
+    ("compare", {}, api.planned),
+    ("sweep", {"over": "size", "values": [300]}, api.swept),
+]
+PARTS = {"workload": Workload, "timings": Timings, "outage": Outage, "conditions": Conditions}
+PLACES = [(kind, table, (name,)) for kind, table, made in WHOLE for name in inspect.signature(made).parameters]
+PLACES += [("compare", {}, (part, name)) for part, made in PARTS.items() for name in inspect.signature(made).parameters]
+
+
+@pytest.mark.parametrize(("kind", "table", "place"), PLACES, ids=lambda part: ".".join(part))
+def test_whatever_stands_in_any_place_is_a_plan_or_a_sentence(
+    kind: str, table: dict[str, Any], place: tuple[str, ...]
+) -> None:
+    refused = 0
+    for odd in ODD:
+        given = {**table, "workload": {"rate": 10, "duration": 0.3}}
+        inner = given if len(place) == 1 else given.setdefault(place[0], {})
+        inner[place[-1]] = odd
+        said = refusal(of(kind=kind, **given))
+        if said:
+            assert said.startswith("In the experiment 'mine': ")
+            assert said.endswith(".")
+        refused += bool(said)
+    assert refused >= len(ODD) / 2
+
+
+def refusal(experiment: Experiment) -> str:
+    """Why it has no plan, or nothing where it has one."""
+    try:
+        return "" if experiment.plan(repeat=2).trials() else "no trial"
+    except UsageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", ["a", "A-b_3", "é" * MOST_LETTERS, "x" * MOST_LETTERS])
+def test_what_a_folder_can_be_called_is_a_name(name: str) -> None:
+    check_name("It", name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-", ".", "..", "a b", "a/b", "a\\b", "a.b", "a\0", "x" * (MOST_LETTERS + 1), "x" * 300]
+)
+def test_what_no_folder_can_be_called_is_a_sentence(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_name("It", name)
+    assert str(caught.value).startswith("It is called '")
+    assert str(caught.value).endswith(", which no file can be; use letters and hyphens, at most 60.")
+    assert len(str(caught.value)) < 120
 
 
 def test_what_thresholds_rest_on_is_the_same_in_the_quick_form() -> None:
