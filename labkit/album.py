@@ -10,11 +10,11 @@ from labkit.claims import load as load_claims
 from labkit.collection import Collection
 from labkit.demos import FILE
 from labkit.demos import load as demonstrations
-from labkit.errors import UsageError, shown
+from labkit.errors import UsageError
 from labkit.looks import Chart
 from labkit.results import Run
 from labkit.runner import TRACE
-from labkit.suite import named
+from labkit.several import REACH, check_table, named
 
 
 def readable(found: Collection) -> tuple[dict[str, Run], dict[str, str]]:
@@ -64,19 +64,15 @@ def save(found: Collection, out: Path) -> tuple[list[Path], dict[str, str]]:
 
 def _several(found: Collection, name: str, table: Any) -> Chart:
     """A chart of several runs: an overlay of them, or a ranking by weights."""
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise UsageError(f"A chart is called {shown(name)}, which is no file's name; use letters and hyphens.")
-    if not named(table):
-        fix = "it is of overlay, with a run for each label, or of cost, loss and weights"
-        raise UsageError(f"The chart {name!r} is {shown(table)}; {fix}.")
-    for name in named(table):
-        if name in found.about["suite"]["tables"] and name not in found:
-            raise UsageError(f"The run {name!r} was not begun; `labkit reference --resume {found.folder}` goes on.")
+    check_table(name, table)
+    for each in named(table):
+        if each in found.about["suite"]["tables"] and each not in found:
+            raise UsageError(f"The run {each!r} was not begun; `labkit reference --resume {found.folder}` goes on.")
     if "overlay" in table:
         return charts.overlay({label: found[experiment] for label, experiment in table["overlay"].items()})
     facts = [demonstrations(path.parent).demonstrations for path in sorted(found.folder.glob(f"[!.]*/{FILE}"))]
-    tried = [frame[frame["demonstration"] == "reach"] for frame in facts]
+    tried = [frame[frame["demonstration"] == REACH] for frame in facts]
     if reach := [frame for frame in tried if len(frame)]:
         cost, loss = found[table["cost"]], found[table["loss"]]
         return charts.ranking(choice.table(cost, loss, reach[0]), table["weights"], [cost, loss])
-    raise UsageError(f"The chart {name!r} needs demonstrations of reach, and {str(found.folder)!r} has none.")
+    raise UsageError(f"The chart {name!r} needs demonstrations of {REACH}, and {str(found.folder)!r} has none.")

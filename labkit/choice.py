@@ -5,7 +5,7 @@ The scores come from measurements alone, the weights from the reader. It never r
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -137,6 +137,13 @@ def drivers(measured: pd.DataFrame, weights: Mapping[str, float]) -> dict[str, s
 
 def _shares(measured: pd.DataFrame, weights: Mapping[str, float]) -> pd.Series:
     """Each column's part of all weight. UsageError for weights that cannot be."""
+    check_weights(weights)
+    total = float(sum(weights.values()))
+    return pd.Series({name: weights.get(str(name), 0) / total for name in measured.columns})
+
+
+def check_weights(weights: Any) -> None:
+    """UsageError for weights that cannot be."""
     if not isinstance(weights, Mapping):
         raise UsageError(f"The weights are {shown(weights)}; give a number for each criterion, as in {{'latency': 1}}.")
     for name, weight in weights.items():
@@ -144,8 +151,6 @@ def _shares(measured: pd.DataFrame, weights: Mapping[str, float]) -> pd.Series:
             raise UsageError(f"Nothing is measured for {name!r}; weigh {', '.join(CRITERIA)}.")
         number = isinstance(weight, Real) and not isinstance(weight, bool)
         if not number or not 0 <= weight <= MOST:
-            raise UsageError(f"The weight of {name} is {weight!r}; it has to be a number from 0 to {MOST}.")
-    total = float(sum(weights.values()))
-    if not total:
+            raise UsageError(f"The weight of {name} is {shown(weight)}; it has to be a number from 0 to {MOST}.")
+    if not any(weights.values()):
         raise UsageError("All weights are 0, so nothing matters; raise one of them.")
-    return pd.Series({name: weights.get(str(name), 0) / total for name in measured.columns})

@@ -7,15 +7,16 @@ seed shuffles. So no protocol always comes first, and whatever the machine did f
 import json
 import random
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labkit import several
 from labkit.claims import load as load_claims
 from labkit.collection import HOME
 from labkit.errors import UsageError, shown
-from labkit.experiment import Experiment
+from labkit.experiment import Experiment, check_name
 from labkit.plan import MOST_REPEATS, Plan
 from labkit.trial import Trial
 
@@ -23,13 +24,14 @@ REFERENCE = HOME / "suites" / "reference.toml"
 CHARTS = "charts"
 REPEATS = 5
 MOST_SEED = 2**32 - 1
+DEEPEST = 10
 
 
 @dataclass(frozen=True)
 class Suite:
     """What there is to run. tables: each experiment as its TOML table says. quick: the quick form of each.
 
-    charts: those of several experiments, as `labkit.album` draws them.
+    charts: those of several experiments, as `labkit.several` says and `labkit.album` draws them.
     """
 
     title: str
@@ -46,14 +48,16 @@ class Suite:
         if not self.tables:
             raise UsageError("The suite has no experiment; write one as a table [experiment.NAME].")
         for name in self.tables:
-            if not name.replace("-", "").replace("_", "").isalnum():
-                raise UsageError(
-                    f"An experiment is called {name!r}, which is no folder's name; use letters and hyphens."
-                )
-            if name == CHARTS:
+            check_name("An experiment", name)
+            if name.casefold() == CHARTS:
                 raise UsageError(f"An experiment is called {name!r}, as the folder of its charts will be; rename it.")
             if name in self.charts:
                 raise UsageError(f"A chart and an experiment are both called {name!r}; rename one.")
+        for names in (self.tables, self.charts):
+            alike: dict[str, str] = {}
+            for name in names:
+                if (other := alike.setdefault(name.casefold(), name)) != name:
+                    raise UsageError(f"{other!r} and {name!r} are one file where capitals do not count; rename one.")
 
     @property
     def experiments(self) -> dict[str, Experiment]:
@@ -61,17 +65,15 @@ class Suite:
         return {name: Experiment.from_table(name, table) for name, table in self.tables.items()}
 
     def plans(self) -> dict[str, Plan]:
-        """What each experiment with trials consists of; UsageError, which names it, where that cannot be."""
-        found = {}
+        """What each experiment with trials consists of; UsageError, which names it or a chart, where that cannot be."""
+        found, demonstrated = {}, set()
         for name, experiment in self.experiments.items():
             if experiment.demonstrates:
-                experiment.demonstrated()
+                demonstrated.update(experiment.demonstrated())
             else:
                 found[name] = experiment.plan(self.quick, self.repeat)
         for name, table in self.charts.items():
-            if not (of := named(table)) or set(of) - set(self.tables):
-                fix = f"it is of experiments, {', '.join(self.tables)}, as an overlay or as cost, loss and weights"
-                raise UsageError(f"The chart {name!r} is {shown(table)}; {fix}.")
+            several.check(name, table, found, demonstrated)
         return found
 
     def steps(self, plans: Mapping[str, Plan]) -> Iterator[tuple[str, int, list[Trial]]]:
@@ -99,9 +101,15 @@ def load(path: Path = REFERENCE, seed: int = 1, repeat: int | None = None, quick
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        if _deep(tables):
+            raise RecursionError
         json.dumps(tables)
     except (OSError, ValueError) as error:
         raise UsageError(f"The suite {str(path)!r} cannot be read: {error}; give a TOML file of experiments.") from None
+    except RecursionError:
+        raise UsageError(
+            f"The suite {str(path)!r} has values within values, more than {DEEPEST} deep; write them flat."
+        ) from None
     except TypeError as error:
         raise UsageError(f"The suite {str(path)!r} cannot be kept as JSON: {error}; write it as text.") from None
     if wrong := set(tables) - {"title", "claims", "experiment", "chart"}:
@@ -130,13 +138,13 @@ def load(path: Path = REFERENCE, seed: int = 1, repeat: int | None = None, quick
     )
 
 
-def named(table: Any) -> list[str]:
-    """The experiments that a chart of several is made from; none where its table is not of these."""
-    match table:
-        case {"overlay": Mapping() as runs, **others} if not others:
-            names = [*runs.values()]
-        case {"cost": cost, "loss": loss, "weights": _, **others} if not others:
-            names = [cost, loss]
-        case _:
-            names = []
-    return names if all(isinstance(name, str) for name in names) else []
+def _deep(tables: dict[str, Any]) -> bool:
+    """Whether values are deeper within values than any suite needs: what can just be read might not be kept."""
+    level: list[Any] = [tables]
+    for _ in range(DEEPEST):
+        level = [inside for value in level if isinstance(value, dict | list) for inside in _inside(value)]
+    return bool(level)
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

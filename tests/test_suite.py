@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from labkit import claims, suite
 from labkit.errors import UsageError
 from labkit.plan import MOST_REPEATS
-from labkit.suite import MOST_SEED, REPEATS, Suite, named
+from labkit.several import named
+from labkit.suite import MOST_SEED, REPEATS, Suite
 
 SMALL: dict[str, dict[str, Any]] = {
     "pushed": {"kind": "compare", "measures": "latency", "protocols": ["sse", "websocket"]},
@@ -161,6 +162,22 @@ KIND = '[experiment.a]\nkind = "compare"\n'
         (KIND + "outage = { kind = 'reset', at = 2.9, lasts = 0.5 }\n", ["In the experiment 'a'", "a load of 3 s"]),
         ("[experiment.a]\nkind = 'demonstrations'\nnames = ['fly']\n", ["In the experiment 'a'", "'fly'"]),
         (KIND + "[chart.b]\nwhen = 2026-01-01\n", ["cannot be kept", "date"]),
+        (f"a = {'[' * 5000}{']' * 5000}\n" + KIND, ["values within values", "more than 10 deep"]),
+        (KIND + f"same = {'[' * 9}{']' * 9}\n", ["more than 10 deep"]),
+        (f"[experiment.a.quick.{'.'.join('a' * 600)}]\n", ["more than 10 deep"]),
+        (f"[experiment.{'x' * 300}]\nkind = 'compare'\n", ["called 'xxx", "at most 60"]),
+        ("[experiment.Charts]\nkind = 'compare'\n", ["called 'Charts'"]),
+        (KIND + "[experiment.A]\nkind = 'compare'\n", ["'a' and 'A'", "capitals"]),
+        (KIND + "[chart]\nb.overlay.A = 'a'\nB.overlay.A = 'a'\n", ["'b' and 'B'", "capitals"]),
+        (KIND + "[chart.'a/b']\noverlay = { A = 'a' }\n", ["A chart is called 'a/b'"]),
+        (KIND + "[chart.b]\noverlay = { A = 'c' }\n", ["In the chart 'b'", "no experiment 'c'", "choose from a."]),
+        (KIND + "[chart.b]\ncost = 'a'\nloss = 'a'\nweights = 5\n", ["In the chart 'b'", "weights are 5"]),
+        (
+            "[experiment.a]\nkind = 'compare'\nmeasures = ['cost', 'loss']\nguarantees = 'durable'\n"
+            "[experiment.d]\nkind = 'demonstrations'\nnames = 'half_open'\n"
+            "[chart.b]\ncost = 'a'\nloss = 'a'\nweights = { latency = 1 }\n",
+            ["In the chart 'b'", "demonstrations of reach"],
+        ),
     ],
 )
 def test_a_bad_file_is_one_sentence_that_names_what_is_wrong(
