@@ -25,10 +25,11 @@ from typing import Any
 import pytest
 from conftest import family, gone, wait_until
 
-from labkit import campaign, demos, manifest, provenance, runner, suite
+from labkit import album, campaign, demos, manifest, provenance, runner, suite
 from labkit.cli import main
 from labkit.collection import FILE, Collection
 from labkit.errors import TrialError
+from labkit.ledger import RECORD
 from labkit.results import Run
 from labkit.trial import SCHEMA
 from labkit.walk import Walk
@@ -346,6 +347,51 @@ def test_what_a_killed_trial_left_is_removed_whichever_experiment_it_is_of(out: 
     assert snapshot(out) == recorded
 
 
+def test_what_a_file_manager_leaves_among_the_trials_is_no_hindrance_and_stays(out: Path) -> None:
+    trials, recorded = out / "broken" / "trials", snapshot(out)
+    (trials / ".DS_Store").write_text("theirs")
+    (trials / ".elsewhere").symlink_to(out / "swept")
+    assert resumed(out) == 0
+    assert (trials / ".DS_Store").read_text() == "theirs"
+    assert (trials / ".elsewhere").is_symlink()
+    assert snapshot(out) == recorded
+
+
+def test_a_suite_goes_on_while_a_killed_ones_node_still_writes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with Command("--suite", toml(tmp_path, HEAD + BROKEN), "--repeat", "1", "--out", out) as command:
+        command.until(lambda: list(out.glob("broken/trials/.*/*.ledger")))
+        started = family(command.process.pid)
+        (left,) = {path.parent for path in list(out.glob("broken/trials/.*/*.ledger"))[:1]}
+        command.process.kill()
+        command.process.wait(20)
+        assert resumed(out) == 0  # its nodes are given no time to end
+        wait_until(lambda: all(map(gone, started)))
+    assert len(trials_of(out)) == 2
+    assert not any("failed" in entry for entry in entries(out, "broken").values())
+    assert resumed(out) == 0
+    assert not left.exists()
+
+
+def test_a_suite_keeps_its_traces_and_says_of_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, out = tmp_path / "alice", tmp_path / "out"
+    home.mkdir()
+    trace = home / "pushes.csv"
+    trace.write_text("time,type\n0,a\n0.05,b\n0.1,a\n")
+    played = PUSHED.replace("rate = 50, duration = 0.1", f'trace = "{trace}"')
+    later = played.replace("experiment.pushed", "experiment.later")
+    monkeypatch.setattr(campaign, "_carry_out", lambda suite, plans, out, about: Collection(out))
+    assert main(["reference", f"--suite={toml(tmp_path, HEAD + played + later)}", "--repeat=1", f"--out={out}"]) == 0
+    monkeypatch.undo()
+    assert album.readable(Collection(out))[1].keys() == {"pushed", "later"}
+    shutil.rmtree(home)
+    monkeypatch.chdir(out)
+    assert resumed(out) == 0
+    assert len(trials_of(out)) == 4
+    assert [path for path in out.rglob("*.json") if "alice" in path.read_text()] == []
+    assert (out / "pushed" / "trace.csv").read_text() == (out / "later" / "trace.csv").read_text()
+
+
 def test_a_suite_that_was_killed_before_it_had_its_file_is_begun_anew(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -455,6 +501,32 @@ def with_a_damaged_trial(out: Path) -> None:
     (out / "broken" / "trials" / name / "record.json").write_text("{")
 
 
+def with_a_ledger_that_lacks_its_last_record(out: Path) -> None:
+    ledger = next((out / "swept" / "trials").glob("*/consumer.ledger"))
+    ledger.write_bytes(ledger.read_bytes()[: -RECORD.size])
+
+
+def with_an_edited_spec(out: Path) -> None:
+    change(next((out / "broken" / "trials").glob("*-sse-*/spec.json")), lambda spec: spec.update(protocol="webhook"))
+
+
+def with_one_trial_in_the_place_of_another(out: Path) -> None:
+    first, second = sorted((out / "broken" / "trials").iterdir())[:2]
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+
+
+def with_a_trial_that_was_never_planned(out: Path) -> None:
+    shutil.copytree(sorted((out / "broken" / "trials").iterdir())[0], out / "broken" / "trials" / "copy")
+
+
+def with_changed_demonstrations(out: Path) -> None:
+    tables = {"shown": {"kind": "demonstrations", "names": ["reach"]}}
+    change(out / FILE, lambda about: about["suite"]["tables"].update(tables))
+    (out / "shown").mkdir()
+    (out / "shown" / demos.FILE).write_text("[1]")
+
+
 DAMAGES: dict[Callable[[Path], None], str] = {
     no_suite: "is no suite's folder: it has no suite.json; give what `labkit reference` named.",
     of_another_schema: f"has schema {SCHEMA + 1}; this labkit reads {SCHEMA}: use its own version.",
@@ -470,6 +542,11 @@ DAMAGES: dict[Callable[[Path], None], str] = {
     with_another_workload: 'begun with another workload ({"rate": 49',
     with_a_run_that_lost_its_manifest: "broken' already holds something, which is kept as it is; restore its manifest",
     with_a_damaged_trial: "is damaged; restore it, or remove its folder.",
+    with_a_ledger_that_lacks_its_last_record: "damaged (consumer.ledger is not as it was recorded); restore it, or",
+    with_an_edited_spec: "is damaged (spec.json is not as it was recorded); restore it, or run it again. To have it",
+    with_one_trial_in_the_place_of_another: "is damaged (what it holds is the trial ",
+    with_a_trial_that_was_never_planned: "copy' is none of the trials that the run was begun with; take it away",
+    with_changed_demonstrations: "are damaged or missing; run them again. To have them repeated, remove",
 }
 
 

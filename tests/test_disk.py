@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from labkit import disk
+from labkit.errors import UsageError
 
 
 @pytest.fixture
@@ -214,3 +215,64 @@ def test_a_folder_never_takes_the_place_of_one_that_is_there(unfinished: Path) -
         disk.publish(unfinished, place)
     assert (place / "record.json").read_text() == "precious"
     assert (unfinished / "record.json").read_text() == "{}"
+
+
+def cut(folder: Path) -> None:
+    (folder / "record.json").write_text("{")
+
+
+def grown(folder: Path) -> None:
+    with (folder / "deep" / "producer.ledger").open("a") as file:
+        file.write("more")
+
+
+def gone(folder: Path) -> None:
+    (folder / "record.json").unlink()
+
+
+def unreadable(folder: Path) -> None:
+    (folder / disk.SUMS).write_bytes(b"\xff")
+
+
+def no_sums(folder: Path) -> None:
+    (folder / disk.SUMS).write_text("nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "file"),
+    [
+        (cut, "record.json"),
+        (grown, "deep/producer.ledger"),
+        (gone, "record.json"),
+        (unreadable, disk.SUMS),
+        (no_sums, disk.SUMS),
+    ],
+)
+def test_what_is_changed_in_a_sealed_folder_is_named(
+    unfinished: Path, change: Callable[[Path], None], file: str
+) -> None:
+    assert disk.changed(unfinished) is None  # never sealed
+    place = unfinished.with_name("one")
+    disk.publish(unfinished, place)
+    assert disk.changed(place) is None
+    change(place)
+    assert disk.changed(place) == file
+    disk.seal(place)
+    assert disk.changed(place) is None
+
+
+def test_a_seal_is_one_that_sha256sum_checks(unfinished: Path) -> None:
+    disk.seal(unfinished)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", disk.SUMS], cwd=unfinished, check=True, stdout=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.parametrize("below", ["file", "file/deeper"])
+def test_a_folder_that_a_file_is_in_the_way_of_is_a_sentence(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match=r"^The folder '.*' cannot be made \(.*\); choose another\.$"):
+        disk.folder(tmp_path / below)
+    disk.folder(tmp_path / "a" / "b")
+    disk.folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()

@@ -1,6 +1,9 @@
+import errno
 import hashlib
 import json
+import os
 import re
+import shutil
 import zlib
 
 import numpy as np
@@ -8,6 +11,7 @@ import pandas as pd
 import pytest
 from histories import ledger_bytes, record
 
+from labkit import disk
 from labkit.errors import UsageError
 from labkit.figures import METRICS, percentile
 from labkit.ledger import RECORD, Kind
@@ -574,6 +578,60 @@ def test_a_damaged_ledger_is_named_with_its_trial(recorded, role, harm):
     text = refusal(made.folder)
     assert f"{role}.ledger" in text
     assert "loss-sse-at-most-once-1" in text
+
+
+@pytest.mark.parametrize("file", ["consumer.ledger", "link.ledger", "spec.json", "record.json"])
+def test_a_sealed_trial_of_which_a_file_was_changed_is_named_though_it_could_be_read(recorded, file):
+    made = recorded()
+    place = made.add("loss", rows=outage_rows(made))
+    disk.seal(place)
+    frames(Run(made.folder))
+    raw = (place / file).read_bytes()
+    (place / file).write_bytes(raw[: -RECORD.size] if file.endswith("ledger") else raw + b" ")
+    text = refusal(made.folder)
+    assert text.startswith(f"The trial {place.name} is damaged ({file} is not as it was recorded);")
+
+
+def test_a_trial_under_another_name_is_refused(recorded):
+    made = recorded()
+    first, second = made.add(repeat=1), made.add(repeat=2)
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    assert f"The trial {second.name} is damaged (what it holds is the trial {first.name});" in refusal(made.folder)
+
+
+def test_a_trial_that_was_offered_another_workload_than_the_manifest_says_is_refused(recorded):
+    made = recorded()
+    name = made.add().name
+    made.manifest["trials"][name]["digest"] = "abc"
+    made.save_manifest()
+    assert f"The trial {name} is not the one that the manifest names" in refusal(made.folder)
+
+
+def test_tables_that_there_is_no_room_for_leave_the_old_ones(recorded, monkeypatch):
+    made = recorded()
+    made.add()
+    run = Run(made.folder)
+    run.save()
+    before = fingerprint(made.folder)
+    run.latency["p50_ms"] = 5.0
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.save()
+    assert fingerprint(made.folder) == before
+
+
+def test_how_much_has_finished_is_said_where_it_is_not_all(recorded):
+    made = recorded()
+    made.add()
+    assert Run(made.folder).lacking == {}
+    made.manifest["planned"] = 3
+    made.save_manifest()
+    assert Run(made.folder).lacking == {"": "1 of its 3 trials have finished"}
 
 
 SPARING = Outage("reset", at=0.3, lasts=0.2, share=0.5)
