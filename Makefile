@@ -61,7 +61,7 @@ slides: .venv/ready
 bench: .venv/ready
 	$(BIN)/python bench/floor.py
 
-# Fifty outages of every kind for every protocol, and a subscriber that stops reading: some minutes.
+# Fifty outages of every kind for every protocol, and a subscriber that stops reading: a quarter of an hour.
 soak: .venv/ready
 	$(BIN)/python bench/soak.py $(ARGS)
 	$(BIN)/python bench/slow.py

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from labkit.collection import Collection, reference
+from labkit.errors import UsageError
 from labkit.intervals import Interval, metric, summary
 from labkit.protocols import PROTOCOLS
 
@@ -61,8 +62,14 @@ def _cell(rows: pd.DataFrame, measure: str, figure: str) -> str:
 
 
 def main(charts: Path) -> None:
-    """Writes the README and its pictures."""
-    text, table = README.read_text(encoding="utf-8"), figures(reference())
+    """Writes the README and its pictures, or ends with a sentence that says what is missing."""
+    if missing := [source for source in PICTURES.values() if not (charts / source).is_file()]:
+        sys.exit(f"{str(charts)!r} has no {missing[0]}; draw it with `labkit charts data/reference --out {charts}`.")
+    try:
+        table = figures(reference())
+    except UsageError as error:
+        sys.exit(str(error))
+    text = README.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         sys.exit(f"README.md has not each of its marks once: {BEGIN} and {END}")
     for name, source in PICTURES.items():
