@@ -5,6 +5,7 @@ It knows nothing of protocols. Always `owed = delivered + lost`, and a trial tha
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +94,12 @@ class Outcome:
 
     def count(self, *fates: Fate) -> int:
         """How many owed deliveries met one of these fates."""
-        return int(np.isin(self.fate[self.owed], [int(fate) for fate in fates]).sum())
+        return sum(int(self._fates[fate]) for fate in fates)
+
+    @cached_property
+    def _fates(self) -> NDArray[np.int64]:
+        """How many owed deliveries met each fate."""
+        return np.bincount(self.fate[self.owed], minlength=len(Fate))
 
     @property
     def delivered(self) -> int:

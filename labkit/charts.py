@@ -4,7 +4,7 @@ Everything drawn or said comes from the run, and one run folder always gives the
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +96,26 @@ def save(run: Run | Path | str, out: Path) -> list[Path]:
     return written
 
 
-def write(named: Mapping[str, Callable[[], Chart]], out: Path) -> tuple[list[Path], dict[str, str]]:
+Named = Mapping[str, Callable[[], Chart]]
+"""What draws each chart, by name."""
+
+Drawn = tuple[str, dict[str, bytes] | str]
+"""A chart's name, and its files by their endings; or why it could not be drawn."""
+
+
+def drawn(named: Named) -> Iterator[Drawn]:
+    """Draws them one after the other."""
+    for name, make in named.items():
+        try:
+            chart = make()
+            yield name, {".png": chart.png(), ".svg": chart.svg()}
+        except UsageError as error:
+            yield name, f"no such chart could be drawn: {error}"
+
+
+def write(
+    named: Named, out: Path, drawing: Callable[[Named], Iterable[Drawn]] = drawn
+) -> tuple[list[Path], dict[str, str]]:
     """Draws each chart and writes it to out/NAME.{png,svg}. A name may have a folder in it.
 
     Returns the paths, and by name why a chart could not be drawn. UsageError, before anything is drawn, where a file
@@ -106,18 +125,19 @@ def write(named: Mapping[str, Callable[[], Chart]], out: Path) -> tuple[list[Pat
         if path.exists() and not _is_chart(path):
             raise UsageError(f"{str(path)!r} is no chart of labkit, and is kept as it is; choose another folder.")
         disk.folder(path.parent)
-    drawn: dict[Path, bytes] = {}
+    progress = tqdm(drawing(named), "charts", len(named), leave=False, disable=not named, unit="chart")
+    found = dict(progress)
+    written: list[Path] = []
     undrawn: dict[str, str] = {}
-    for name, make in tqdm(named.items(), desc="charts", unit="chart", leave=False, disable=not named):
-        try:
-            chart = make()
-        except UsageError as error:
-            undrawn[name] = f"no such chart could be drawn: {error}"
-            continue
-        drawn |= {out / f"{name}.png": chart.png(), out / f"{name}.svg": chart.svg()}
-    for path, data in drawn.items():
-        path.write_bytes(data)
-    return list(drawn), undrawn
+    for name in named:
+        match found[name]:
+            case str(why):
+                undrawn[name] = why
+            case files:
+                for ending, data in files.items():
+                    written.append(out / f"{name}{ending}")
+                    written[-1].write_bytes(data)
+    return written, undrawn
 
 
 def others(written: Iterable[Path]) -> list[Path]:

@@ -64,7 +64,7 @@ class Run:
     @property
     def lacking(self) -> dict[str, str]:
         """How much of it has finished, in words, under no name: it is the run's own. Empty where all has."""
-        finished, planned = len(self.recordings), self.manifest.get("planned", 0)
+        finished, planned = len(self.manifest["trials"]) - len(self.errors), self.manifest.get("planned", 0)
         return {"": f"{finished:,} of its {planned:,} trials have finished"} if finished < planned else {}
 
     def of(self, measure: Measure) -> list[Recording]:

@@ -2,10 +2,14 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import family, gone, wait_until
 from PIL import Image
 from suites import EVERY, FACT, demonstrate, write_suite
 
@@ -259,3 +263,20 @@ def test_every_chart_of_the_reference_suite_is_of_runs_that_it_has() -> None:
         assert named
         assert set(named) <= set(asked.plans())
         assert set(table.get("weights", {})) <= set(CRITERIA)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere one process draws all")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_the_process_that_draws_half_ends_with_the_other(
+    found: Collection, tmp_path: Path, how: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "labkit", "charts", str(found.folder), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: family(process.pid) or process.poll() is not None)
+            (other,) = family(process.pid)
+            process.send_signal(how)
+            assert process.wait(10) == (130 if how is signal.SIGINT else -how)
+            wait_until(lambda: gone(other))
+        finally:
+            process.kill()
