@@ -69,9 +69,9 @@ ABOUT = {
 def table(run: Run, broken: Run, reach: pd.DataFrame) -> pd.DataFrame:
     """What was measured: one row a protocol, one column a criterion, in the units of `CRITERIA`; NaN where nothing was.
 
-    run: cost trials. broken: loss trials. Each is of one guarantee, so that like is set beside like. reach: rows of
-    that demonstration, outcome 1 where an event got through, by protocol and condition; that the consumer needs no
-    port which others can reach counts as one way more.
+    run: cost trials. broken: loss trials; of repeats the median counts. Each is of one guarantee, so that like is
+    set beside like. reach: rows of that demonstration, outcome 1 where an event got through, by protocol and
+    condition; that the consumer needs no port which others can reach counts as one way more.
     """
     cost = run.cost[run.cost.measure == Measure.COST]
     for frame in (cost, broken.loss):
@@ -79,11 +79,11 @@ def table(run: Run, broken: Run, reach: pd.DataFrame) -> pd.DataFrame:
             kinds = ", ".join(frame.guarantee.unique()) or "none"
             raise UsageError(f"A table to choose by needs trials of one guarantee in each run, here are {kinds}.")
     each = cost[cost.subscribers == cost.subscribers.max()].groupby("protocol")
-    lost = broken.loss.groupby("protocol")[["lost", "owed"]].sum()
+    lost = (100 * broken.loss.lost / broken.loss.owed).groupby(broken.loss.protocol)
     columns: dict[str, pd.Series[float]] = {
         "latency": each.p50_ms.median(),
         "bytes": each.overhead_per_delivery.median(),
-        "loss": 100 * lost.lost / lost.owed,
+        "loss": lost.median(),
         "scale": each.cpu_us_per_delivery.median(),
     }
     names = [name for name in PROTOCOLS if any(name in column.index for column in columns.values())]

@@ -77,7 +77,7 @@ def _measured(run: Run) -> list[str]:
     """What was offered in a run, and what was noisy about its machine, measure by measure."""
     said = []
     for measure in (measure for measure in Measure if run.of(measure)):
-        offered = "; ".join(setting([recording.trial for recording in run.of(measure)], alone=False))
+        offered = ". ".join(setting([recording.trial for recording in run.of(measure)], alone=False))
         said.append(f"{measure.capitalize()}: {offered}")
         said += [f"⚠ A noisy machine: {'; '.join(noisy)}"] if (noisy := noise(run, measure)) else []
     return said
