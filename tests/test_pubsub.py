@@ -1,4 +1,6 @@
 import asyncio
+import socket
+import struct
 from contextlib import asynccontextmanager, closing
 
 import nats
@@ -378,6 +380,8 @@ class Gate:
 
     async def _relay(self, reader, writer):
         if self._shut:
+            # With a RST: nats-py never closes its own side of a connection that ends with a FIN before its greeting.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.close()
             return
         there, back = await asyncio.open_connection("127.0.0.1", self._target)
