@@ -1,6 +1,7 @@
 """Captions: what a chart says of its setting and its figures, in words."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -135,6 +136,12 @@ def _outages(trials: Sequence[Trial]) -> list[str]:
             which += f"; too short for a heartbeat to notice: {', '.join(unnoticed)}"
         said.append(f"{start} {outage.at:.3g} s into the load, for {outage.lasts:.3g} s{often}{whom}: {which}")
     return said
+
+
+def wrapped(lines: Iterable[str]) -> list[str]:
+    """Sentences in lines that a chart has room for."""
+    parts = (part for line in lines for part in textwrap.wrap(line, 165, break_on_hyphens=False))
+    return [part.replace(NO_BREAK, " ") for part in parts]
 
 
 def further(kinds: Iterable[Sequence[str]]) -> list[str]:

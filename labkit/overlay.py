@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
-from labkit.captions import byte_count, parameters, percent
+from labkit.captions import NO_BREAK, byte_count, parameters, percent
 from labkit.errors import UsageError
 from labkit.looks import INK, LOOKS, MARGIN, RULE, SOFT, WIDTH, Chart, styled
 from labkit.noise import noise
@@ -213,9 +213,9 @@ def _settings(labels: Mapping[str, str], shown: Mapping[str, Run]) -> tuple[str,
     common = f"In all runs: {common}" if common and len(shown) > 1 else common
     keys = {}
     for letter, each in facts.items():
-        own = " · ".join(words.replace(" ", "\N{NO-BREAK SPACE}") for name, words in each.items() if name not in same)
+        own = " · ".join(words.replace(" ", NO_BREAK) for name, words in each.items() if name not in same)
         lines = textwrap.wrap(own, 160 - len(labels[letter])) or [""]
-        keys[letter] = [line.replace("\N{NO-BREAK SPACE}", " ").strip(" ·") for line in lines]
+        keys[letter] = [line.replace(NO_BREAK, " ").strip(" ·") for line in lines]
     return common, keys if any(labels.values()) or any(map(any, keys.values())) else {}
 
 

@@ -48,7 +48,7 @@ def pack(source: Path, out: Path) -> None:
         _ = Run(source / name).recordings
     for facts in source.glob(f"[!.]*/{FACTS}"):
         _ = demos.load(facts.parent)
-    out.mkdir(parents=True, exist_ok=True)
+    disk.folder(out)
     disk.write(out / FILE, (source / FILE).read_bytes())
     for name in found:
         _run(Run(source / name), out / name)
@@ -59,7 +59,7 @@ def pack(source: Path, out: Path) -> None:
 
 def _run(run: Run, out: Path) -> None:
     trials = {each.trial.name: _packed(run, each) for each in run.recordings}
-    out.mkdir(parents=True, exist_ok=True)
+    disk.folder(out)
     archive.write(out / archive.FILE, trials)
     for trace in run.folder.glob("trace.*"):
         shutil.copyfile(trace, out / trace.name)

@@ -1,12 +1,11 @@
 """The ranking chart: what each criterion adds to a protocol's score, with the measurement behind it."""
 
 import math
-import textwrap
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from labkit.captions import NO_BREAK, setting
+from labkit.captions import NO_BREAK, setting, wrapped
 from labkit.choice import CRITERIA, drivers, rank
 from labkit.looks import INK, LOOKS, MARGIN, RULE, SOFT, Chart, styled
 from labkit.noise import noise
@@ -42,7 +41,7 @@ def ranking(measured: pd.DataFrame, weights: Mapping[str, float], runs: Iterable
     driven = "; ".join(f"without {name}, {find(other).title} would lead" for name, other in decide.items())
     lines = [f"What matters: {said}", f"{leader} leads; {driven or 'no single criterion decides it'}"]
     lines += [line for run in runs for line in _measured(run)]
-    shown = [part.replace(NO_BREAK, " ") for line in lines for part in textwrap.wrap(line, 165, break_on_hyphens=False)]
+    shown = wrapped(lines)
     top = 56 + 17 * len(shown) + 46
     note = "Score, higher is better: each figure's place between the worst and the best here. In the bars: the figures."
     with styled():

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from labkit.audit import Fate
-from labkit.captions import NO_BREAK, further, percent, setting
+from labkit.captions import NO_BREAK, further, percent, setting, wrapped
 from labkit.intervals import Interval, interval
 from labkit.looks import LOOKS, MARGIN, SOFT, WIDTH, Chart, Look, styled
 from labkit.noise import noise
@@ -138,7 +138,7 @@ def draw(
         for text in (note if groups else "", failed)
         for line in textwrap.wrap(" ".join(text.split()), 190, break_on_hyphens=False)
     ]
-    shown = [part.replace(NO_BREAK, " ") for line in lines for part in textwrap.wrap(line, 165, break_on_hyphens=False)]
+    shown = wrapped(lines)
     lines = [line.replace(NO_BREAK, " ") for line in lines]
     top = 56 + 17 * len(shown) + 12
     with styled():

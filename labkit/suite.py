@@ -7,7 +7,7 @@ seed shuffles. So no protocol always comes first, and whatever the machine did f
 import json
 import random
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from labkit.collection import HOME
 from labkit.errors import UsageError, shown
 from labkit.experiment import Experiment, check_name
 from labkit.plan import MOST_REPEATS, Plan
+from labkit.shape import DEEPEST, anything
 from labkit.trial import Trial
 
 REFERENCE = HOME / "suites" / "reference.toml"
 CHARTS = "charts"
 REPEATS = 5
 MOST_SEED = 2**32 - 1
-DEEPEST = 10
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,12 @@ class Suite:
     def steps(self, plans: Mapping[str, Plan]) -> Iterator[tuple[str, int, list[Trial]]]:
         """Experiment, round, and the trials to run then, in order. Demonstrations come once, and have no trials."""
         order = random.Random(f"order {self.seed}")
+        every = {name: plan.trials() for name, plan in plans.items()}
         for number in range(1, self.repeat + 1):
-            names = [name for name in self.tables if name in plans or number == 1]
+            names = [name for name in self.tables if name in every or number == 1]
             order.shuffle(names)
             for name in names:
-                trials = [trial for trial in plans[name].trials() if trial.repeat == number] if name in plans else []
+                trials = [trial for trial in every.get(name, []) if trial.repeat == number]
                 order.shuffle(trials)
                 yield name, number, trials
 
@@ -101,7 +102,7 @@ def load(path: Path = REFERENCE, seed: int = 1, repeat: int | None = None, quick
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        if _deep(tables):
+        if not anything(tables):
             raise RecursionError
         json.dumps(tables)
     except (OSError, ValueError) as error:
@@ -136,15 +137,3 @@ def load(path: Path = REFERENCE, seed: int = 1, repeat: int | None = None, quick
         repeat if repeat is not None else 1 if quick else REPEATS,
         quick,
     )
-
-
-def _deep(tables: dict[str, Any]) -> bool:
-    """Whether values are deeper within values than any suite needs: what can just be read might not be kept."""
-    level: list[Any] = [tables]
-    for _ in range(DEEPEST):
-        level = [inside for value in level if isinstance(value, dict | list) for inside in _inside(value)]
-    return bool(level)
-
-
-def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
